@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
+from collections.abc import Iterator
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from raythief.config import Queries, Vocabulary
-from raythief.queries import generate
+from raythief.queries import BLOCK, generate
 from raythief.vocabulary import Distribution
 
 WORDS = 500
@@ -70,7 +73,7 @@ def chi_square(observed: np.ndarray, weights: np.ndarray) -> float:
 
 @pytest.mark.parametrize("sampling", ["uniform", "unigram"])
 @pytest.mark.parametrize("positions", ["distinct", "with_replacement"])
-@pytest.mark.parametrize("block", [1, 7, 1000, 4096])
+@pytest.mark.parametrize("block", [1, 7, 1000, BLOCK])
 def test_rows_do_not_depend_on_the_block(sampling: str, positions: str, block: int):
     rows = 5000 if block > 100 else 60  # some blocks end beside those that are made at once
     options = {"sampling": sampling, "positions": positions}
@@ -92,8 +95,8 @@ def test_queries_never_change():
     """Labels are bought for these very sentences: other numbers would be another attack."""
     table = made(start=392_701, stop=392_703, drawn_from=distribution(9, {4: 1, 6: 1}), seed=3)
     assert table.to_pylist() == [
-        {"id": 392701, "premise": "w6 w4 w1 w5 w2 w6", "hypothesis": "w6 w2 w4 w5 w2 w0"},
-        {"id": 392702, "premise": "w1 w0 w5 w5 w8 w5", "hypothesis": "w2 w0 w1 w1 w8 w5"},
+        {"id": 392701, "premise": "w0 w6 w0 w6", "hypothesis": "w7 w6 w0 w4"},
+        {"id": 392702, "premise": "w8 w6 w7 w6", "hypothesis": "w7 w6 w7 w4"},
     ]
 
 
@@ -111,6 +114,66 @@ def test_hypotheses_do_not_depend_on_how_premises_are_made():
     expected = made(5000)["hypothesis"]
     assert made(5000, replaced_words=7)["hypothesis"] == expected
     assert made(5000, positions="with_replacement")["hypothesis"] == expected
+
+
+# --- the recipe, word by word -----------------------------------------------------------------
+
+
+def slowly(source: Distribution, queries: Queries, sampling: str, seed: int) -> Iterator[dict]:
+    """The rows of the first block from the same bits, by plain integers and lists."""
+    generator = np.random.PCG64DXSM(np.random.SeedSequence(seed, spawn_key=(0,)))
+
+    def bits(count: int) -> list[int]:
+        raw = [int(number) for number in generator.random_raw((count + 1) // 2)]
+        return [half for number in raw for half in (number % 2**32, number // 2**32)][:count]
+
+    def weighted(number: int, weights: np.ndarray) -> int:
+        ends = list(accumulate(weights.tolist()))
+        return bisect_right([end * 2**32 // ends[-1] for end in ends[:-1]], number)
+
+    def word(number: int) -> str:
+        if sampling == "unigram":
+            return source.words[weighted(number, source.word_counts)]
+        return source.words[number * len(source.words) // 2**32]
+
+    chosen = [weighted(number, source.length_counts) for number in bits(BLOCK)]
+    lengths = [int(source.lengths[index]) for index in chosen]
+    words = iter([word(number) for number in bits(sum(lengths))])
+    count = min(queries.replaced_words, max(source.lengths) + 1)
+    draws, substitutes = bits(count * BLOCK), [word(number) for number in bits(count * BLOCK)]
+    for row, length in enumerate(lengths):
+        hypothesis = [next(words) for _ in range(length)]
+        premise, before = hypothesis.copy(), set()
+        for turn in range(count):
+            number = draws[turn * BLOCK + row]
+            if queries.positions == "distinct":
+                last = max(length - count + turn, 0)
+                place = number * (last + 1) // 2**32
+                place = last if place in before else place
+            else:
+                place = min(turn, length - 1) if length < count else number * length // 2**32
+            before.add(place)
+            premise[place] = substitutes[turn * BLOCK + row]
+        yield {"id": row, "premise": " ".join(premise), "hypothesis": " ".join(hypothesis)}
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "unigram"])
+@pytest.mark.parametrize("positions", ["distinct", "with_replacement"])
+@pytest.mark.parametrize("replaced", [0, 3, 9])
+def test_rows_are_what_a_plain_loop_makes_of_the_same_bits(
+    sampling: str, positions: str, replaced: int
+):
+    source = Distribution(  # of some words Arrow's views hold the text, of others they do not
+        words=tuple("é" * size + "x" * (size % 3) for size in range(1, 24)),
+        word_counts=np.arange(23, 0, -1, dtype=np.int64),
+        lengths=np.array([1, 2, 4, 7], np.int64),
+        length_counts=np.array([3, 1, 5, 2], np.int64),
+    )
+    options = {"positions": positions, "replaced_words": replaced}
+    expected = list(slowly(source, Queries.model_validate(options), sampling, seed=5))
+    table = made(BLOCK, seed=5, sampling=sampling, drawn_from=source, **options)
+    table.validate(full=True)
+    assert table.to_pylist() == expected
 
 
 # --- distributions ----------------------------------------------------------------------------
