@@ -1,0 +1,394 @@
+"""A victim behind JSON over HTTP: many requests in flight, paced, retried, and never guessed at.
+
+    client = Client(remote, pace)
+    client.ask(rows, purse, keep)         # rows: id, premise, hypothesis
+
+What an API answers is sorted into four: an answer; a failure that passes (429, 5xx, time-outs,
+broken connections), which is tried again; a refusal of these rows (400, 413, 422), or nonsense, of
+which the bad row is found by halving the request and is *rejected*; and a mistake of the user's
+(401, 403, 404, a label without a meaning), at which everything stops with what is bought kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import aiohttp
+import jmespath
+import pyarrow as pa
+import tenacity
+
+from raythief.config import LABELS, Api, Label
+from raythief.errors import UserError
+from raythief.metering import Purse
+
+PASSING = frozenset({408, 425, 429, *range(500, 600)})
+"""Statuses that say nothing about the rows: trying again may help."""
+REFUSING = frozenset({400, 413, 422})
+"""Statuses that speak of the rows that were sent."""
+FLUSH_S = 1.0
+"""Seconds after which answers are written, however few they are."""
+
+ANSWERS = pa.schema([("id", pa.int64()), ("label", pa.string()), ("reason", pa.string())])
+"""An answer has a label, or the reason why it was rejected."""
+
+Keep = Callable[[pa.Table, dict[str, int]], None]
+"""Writes answers to storage, with ``spent``, ``attempts`` and ``retries`` since the last call."""
+Pace = Callable[[str, float], Awaitable[float]]
+"""From an address, and the seconds of its limit that a request uses up, to seconds of waiting."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """An API and its key: what travels to the actors that ask it."""
+
+    api: Api
+    key: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, api: Api) -> Remote:
+        """The API with its key from the environment.
+
+        Raises:
+            UserError: the variable is not set.
+        """
+        if api.key_env is None:
+            return cls(api)
+        key = os.environ.get(api.key_env)
+        if not key:
+            raise UserError(f"victim.api.key_env: the environment variable {api.key_env} is empty")
+        return cls(api, key)
+
+    def hide(self, text: str) -> str:
+        """The text without the key, which an API may echo."""
+        return text.replace(self.key, "***") if self.key else text
+
+
+class PassingError(Exception):
+    """A failure that may pass; ``wait`` is what ``Retry-After`` asks for, in seconds."""
+
+    def __init__(self, reason: str, wait: float = 0.0, busy: bool = False) -> None:
+        super().__init__(reason)
+        self.wait, self.busy = wait, busy
+
+
+class RefusedError(Exception):
+    """The API refused these rows."""
+
+
+class NonsenseError(Exception):
+    """The API took the rows and answered what can not be understood."""
+
+
+class Client:
+    """Asks an API from a thread of its own, so that its connections outlive a shard."""
+
+    def __init__(self, remote: Remote, pace: Pace) -> None:
+        """Take the connections into use.
+
+        Args:
+            remote: The API.
+            pace: Tells how long to wait before a request, over all that ask.
+        """
+        self.remote, self.api, self.pace = remote, remote.api, pace
+        protocol = self.api.protocol()
+        self.request, self.row = protocol["request"], protocol["row"]
+        self.answers = jmespath.compile(protocol["answers"])
+        self.label = jmespath.compile(protocol["label"])
+        limits = (self.api.requests_per_second, self.api.rows_per_second)
+        self.limits = [1 / limit if limit else 0.0 for limit in limits]
+        self.answered = 0
+        """Requests that were answered at all: whether the API is alive."""
+        self.quiet_until = 0.0
+        """When the API wants to be asked again (`Retry-After`), on the clock of the loop."""
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, name="api", daemon=True).start()
+        self.session: aiohttp.ClientSession = self._wait(self._open())
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    async def _open(self) -> aiohttp.ClientSession:
+        headers = dict(self.api.headers)
+        if self.remote.key:
+            headers[self.api.key_header] = f"{self.api.key_prefix}{self.remote.key}"
+        return aiohttp.ClientSession(
+            headers=headers,
+            connector=aiohttp.TCPConnector(limit=self.api.in_flight),
+            timeout=aiohttp.ClientTimeout(total=self.api.timeout_s),
+        )
+
+    def close(self) -> None:
+        """Close the connections; without it they last as long as the process."""
+        self._wait(self.session.close())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def ask(self, rows: pa.Table, purse: Purse, keep: Keep) -> None:
+        """Buy an answer for each row; ``keep`` gets all of them, some at a time.
+
+        Args:
+            rows: Columns ``id``, ``premise``, ``hypothesis``.
+            purse: Where the queries come from.
+            keep: Writes answers; called from another thread, one call at a time.
+
+        Raises:
+            UserError: the API can not be asked, gives a label without a meaning, or stays silent;
+                or the budget is spent. All answers so far were kept.
+        """
+        self._wait(_Purchase(self, rows.to_pylist(), purse, keep).run())
+
+    def body(self, rows: list[dict[str, Any]]) -> Any:
+        """The JSON body that asks for these rows."""
+        return _fill(self.request, {"{rows}": [_fill(self.row, _texts(row)) for row in rows]})
+
+    def understand(self, answer: Any, count: int) -> list[Label]:
+        """The labels in a response to ``count`` rows.
+
+        Raises:
+            NonsenseError: it has another shape.
+            UserError: a label has no meaning in the spec.
+        """
+        try:
+            found = self.answers.search(answer)
+            if not isinstance(found, list) or len(found) != count:
+                raise NonsenseError(f"the response does not hold {count} answers")
+            labels = [self.label.search(one) for one in found]
+        except jmespath.exceptions.JMESPathError:
+            raise NonsenseError(
+                "the response has another shape than victim.api describes"
+            ) from None
+        return [self._canonical(label) for label in labels]
+
+    def _canonical(self, label: Any) -> Label:
+        if isinstance(label, bool) or not isinstance(label, (str, int)):
+            raise NonsenseError("the response holds no label where victim.api.label points")
+        if self.api.labels is not None:
+            meaning = self.api.labels.get(str(label))
+        else:
+            meaning = next((name for name in LABELS if name == str(label).lower()), None)
+        if meaning is None:
+            said = self.remote.hide(str(label))[:60]
+            known = ", ".join(self.api.labels or LABELS)
+            raise UserError(
+                f"victim.api.labels: the API answers `{said}`, which has no meaning there (it has: "
+                f"{known}); what is bought is kept"
+            )
+        return meaning
+
+
+class _Purchase:
+    """One call of ``Client.ask``."""
+
+    def __init__(
+        self, client: Client, rows: list[dict[str, Any]], purse: Purse, keep: Keep
+    ) -> None:
+        self.client, self.api = client, client.api
+        self.rows, self.purse, self.keep = rows, purse, keep
+        self.unasked = len(rows)
+        """Rows without an answer: what may yet be taken from the budget."""
+        self.fault: BaseException | None = None
+        self.answers: list[tuple[int, Label | None, str | None]] = []
+        self.counts = {"spent": 0, "attempts": 0, "retries": 0}
+        self.flushed = time.monotonic()
+        self.writing = asyncio.Lock()
+
+    async def run(self) -> None:
+        size = self.api.rows_per_request
+        chunks = iter([self.rows[i : i + size] for i in range(0, len(self.rows), size)])
+
+        async def work() -> None:
+            for chunk in chunks:  # shared: each takes the next one
+                if self.fault is not None:
+                    return
+                try:
+                    await self._settle(chunk)
+                    await self._flush()
+                except Exception as error:  # raised below, once what is under way has ended
+                    self.fault = self.fault or error
+                    return
+
+        await asyncio.gather(*(work() for _ in range(self.api.in_flight)))
+        await self._flush(last=True)
+        if self.fault is not None:
+            raise self.fault
+
+    async def _settle(self, chunk: list[dict[str, Any]], again: bool = True) -> None:
+        """Get an answer to every row of a chunk, or a reason for having none."""
+        alive = self.client.answered
+        try:
+            labels: list[Label] = await self._send(chunk)
+        except (RefusedError, NonsenseError, PassingError) as error:
+            if self.fault is not None:
+                return
+            # While others are answered, a failure that does not pass is the fault of these rows.
+            if isinstance(error, PassingError) and (error.busy or self.client.answered == alive):
+                raise UserError(
+                    f"victim.api: {self.api.url} does not answer: {error} after "
+                    f"{self.api.attempts} attempts; what is bought is kept: give the same command "
+                    "again later"
+                ) from None
+            if len(chunk) > 1:
+                half = len(chunk) // 2
+                await self._settle(chunk[:half])
+                await self._settle(chunk[half:])
+            elif isinstance(error, NonsenseError) and again:
+                await self._settle(chunk, again=False)
+            else:
+                self._answer(chunk[0], None, str(error))
+            return
+        for row, label in zip(chunk, labels, strict=True):
+            self._answer(row, label, None)
+
+    def _answer(self, row: dict[str, Any], label: Label | None, reason: str | None) -> None:
+        self.answers.append((row["id"], label, reason))
+        self.unasked -= 1
+
+    async def _send(self, chunk: list[dict[str, Any]]) -> list[Label]:
+        """Send a request until it is answered or its attempts are used up."""
+        attempts = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(PassingError),
+            stop=lambda state: state.attempt_number >= self.api.attempts or self.fault is not None,
+            wait=self._backoff,
+            reraise=True,
+        )
+        body = self.client.body(chunk)
+        async for attempt in attempts:
+            with attempt:
+                number = attempt.retry_state.attempt_number
+                labels = await self._attempt(body, len(chunk), number)
+        return labels
+
+    def _backoff(self, state: tenacity.RetryCallState) -> float:
+        doubling = tenacity.wait_random_exponential(
+            multiplier=2 * self.api.backoff_s, max=self.api.max_backoff_s
+        )
+        assert state.outcome is not None
+        error = state.outcome.exception()
+        return max(doubling(state), error.wait if isinstance(error, PassingError) else 0.0)
+
+    async def _attempt(self, body: Any, rows: int, number: int) -> list[Label]:
+        wanted = max(rows, self.unasked)
+        if self.purse.balance >= rows:
+            self.purse.spend(rows, wanted)
+        else:  # asks the meter, which may take a moment
+            await asyncio.to_thread(self.purse.spend, rows, wanted)
+        await self._turn(rows)
+        try:
+            async with self.client.session.post(
+                self.api.url, json=body, allow_redirects=False
+            ) as response:
+                status, asked = response.status, response.headers.get("Retry-After")
+                text = await response.text(errors="replace")
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            self._count(rows, number, billed=False)  # it never reached the API
+            raise PassingError(f"no connection ({type(error).__name__})") from None
+        except TimeoutError:  # whether it was billed is not known, so it counts
+            self._count(rows, number, billed=True)
+            raise PassingError(f"no answer within {self.api.timeout_s:g} s") from None
+        except aiohttp.ClientError as error:
+            self._count(rows, number, billed=True)
+            raise PassingError(f"the connection broke ({type(error).__name__})") from None
+        self._count(rows, number, billed=status == 200 or self.api.billed == "attempt")
+        if status in PASSING:
+            wait = _retry_after(asked)
+            self.client.quiet_until = max(self.client.quiet_until, self.client.loop.time() + wait)
+            raise PassingError(f"HTTP {status}", wait, busy=status == 429)
+        self.client.answered += 1
+        if status in REFUSING:
+            raise RefusedError(f"HTTP {status}: {self.client.remote.hide(text)[:200]}")
+        if status != 200:
+            raise UserError(_hint(self.api, status) + "; what is bought is kept")
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            raise NonsenseError("the response is not JSON") from None
+        return self.client.understand(answer, rows)
+
+    async def _turn(self, rows: int) -> None:
+        """Wait until the limits of the API, and what it asked for, allow a request."""
+        while (pause := self.client.quiet_until - self.client.loop.time()) > 0:
+            await asyncio.sleep(pause)
+        seconds = max(self.client.limits[0], rows * self.client.limits[1])
+        if seconds:  # one actor keeps the pace, so that it holds over all that ask
+            await asyncio.sleep(await self.client.pace(self.api.url, seconds))
+
+    def _count(self, rows: int, number: int, billed: bool) -> None:
+        """Count an attempt whose outcome is known."""
+        self.counts["attempts"] += 1
+        self.counts["retries"] += number > 1
+        if billed:
+            self.counts["spent"] += rows
+        else:
+            self.purse.refund(rows)
+
+    async def _flush(self, last: bool = False) -> None:
+        """Write answers often enough that a crash costs little more than what is in flight."""
+        window = self.api.in_flight * self.api.rows_per_request
+        due = time.monotonic() - self.flushed > FLUSH_S or len(self.answers) >= window
+        if not (due or last) or (self.writing.locked() and not last):
+            return
+        async with self.writing:
+            answers, self.answers = self.answers, []
+            counts, self.counts = self.counts, dict.fromkeys(self.counts, 0)
+            self.flushed = time.monotonic()
+            if answers or any(counts.values()):
+                columns = zip(*answers, strict=True) if answers else ([], [], [])
+                table = pa.table(
+                    [pa.array(list(column), kind) for column, kind in zip(
+                        columns, ANSWERS.types, strict=True
+                    )],
+                    schema=ANSWERS,
+                )  # fmt: skip
+                await asyncio.to_thread(self.keep, table, counts)
+
+
+def _texts(row: dict[str, Any]) -> dict[str, Any]:
+    return {"{premise}": row["premise"], "{hypothesis}": row["hypothesis"]}
+
+
+def _fill(template: Any, values: dict[str, Any]) -> Any:
+    """The template with placeholders replaced: a text that is one becomes the value itself."""
+    if isinstance(template, dict):
+        return {key: _fill(inner, values) for key, inner in template.items()}
+    if isinstance(template, (list, tuple)):
+        return [_fill(inner, values) for inner in template]
+    if not isinstance(template, str):
+        return template
+    if template in values:
+        return values[template]
+    # In one pass, so that a sentence which itself holds `{hypothesis}` is left as it is.
+    known = {name: value for name, value in values.items() if isinstance(value, str)}
+    pattern = "|".join(map(re.escape, known))
+    return re.sub(pattern, lambda found: known[found[0]], template) if known else template
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds that a ``Retry-After`` header asks for, as a number or a date (RFC 9110, 10.2.3)."""
+    if value is None:
+        return 0.0
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def _hint(api: Api, status: int) -> str:
+    """One sentence for a status at which everything stops."""
+    if status in (401, 403):
+        key = f"the key in {api.key_env}" if api.key_env else "the request, for it has no key_env"
+        return f"victim.api: {api.url} answers {status}: it does not accept {key}"
+    if status == 404:
+        return f"victim.api.url: {api.url} answers 404: there is nothing at that address"
+    return f"victim.api: {api.url} answers {status}, which trying again would not change"

@@ -1,0 +1,262 @@
+"""What is bought from a victim, counted: the budget, the limits of its API, and the account.
+
+    meter -> take 256 -> send 16 requests of 16 rows -> keep the answers -> give back what is unused
+
+Every query is taken from the budget, on storage, *before* it is sent. So whatever is killed, and
+whenever, the count can only be too high: what was taken and whose answer was never kept is *lost*,
+and counts as spent. One meter serves a whole run, so budget and limits hold over all its actors.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raythief.artifacts import WORK, Artifact, Storage
+from raythief.errors import UserError
+
+LEDGER = f"{WORK}/ledger.json"
+"""Where an unfinished artifact keeps what was taken for it from the budget."""
+_NAME = "raythief-meter"
+
+
+@dataclass(frozen=True)
+class Account:
+    """What an artifact's labels took."""
+
+    queries: int
+    """Rows to label."""
+    kept: int
+    """Rows with a label."""
+    rejected: int
+    """Rows that the victim refused or answered with nonsense."""
+    spent: int
+    """Queries taken from the budget and not given back; each attempt, where attempts are billed."""
+    lost: int
+    """Of those, how many a crash left without a kept answer, at most."""
+    attempts: int
+    """Requests sent, as far as their outcome was kept."""
+    retries: int
+    """Of those, how many repeated an earlier one."""
+
+
+def account(artifact: Artifact, parts: Iterable[Mapping[str, Any]]) -> Account:
+    """The account of an unfinished artifact.
+
+    Args:
+        artifact: Labels, or any other artifact that is bought.
+        parts: Statistics of all that is kept of it: ``rows``, ``rejected``, ``spent``,
+            ``attempts`` and ``retries`` of each part.
+    """
+    parts = list(parts)
+    ledger = _read(artifact.storage, artifact.path)
+    spent = ledger["taken"] - ledger["returned"]
+    rejected = sum(len(part["rejected"]) for part in parts)
+    return Account(
+        queries=ledger["queries"],
+        kept=sum(part["rows"] for part in parts) - rejected,
+        rejected=rejected,
+        spent=spent,
+        lost=spent - sum(part["spent"] for part in parts),
+        attempts=sum(part["attempts"] for part in parts),
+        retries=sum(part["retries"] for part in parts),
+    )
+
+
+def has_ledger(artifact: Artifact) -> bool:
+    """Whether something was, or is being, bought for an unfinished artifact."""
+    return artifact.storage.read_bytes(f"{artifact.path}/{LEDGER}") is not None
+
+
+def started(artifact: Artifact) -> float:
+    """When the present or last run began to buy, in seconds since 1970."""
+    return float(_read(artifact.storage, artifact.path)["started"])
+
+
+def spent(storage: Storage, path: str) -> int:
+    """Queries spent so far on an artifact, finished or not."""
+    stage, _, fingerprint = path.partition("/")
+    manifest = storage.artifact(stage, fingerprint).manifest()
+    if manifest is not None:
+        return int(manifest["results"].get("spent", 0))
+    ledger = _read(storage, path)
+    return int(ledger["taken"] - ledger["returned"])
+
+
+def check(storage: Storage, budget: int | None, needed: Mapping[str, int]) -> None:
+    """Refuse a purchase that the budget can not hold, before its first query.
+
+    Args:
+        storage: Where the artifacts lie.
+        budget: Queries that may be spent; None sets no limit.
+        needed: Queries that each artifact, by path, has yet to buy.
+
+    Raises:
+        UserError: what is spent and what is needed exceed the budget.
+    """
+    if budget is None:
+        return
+    before = sum(spent(storage, path) for path in needed)
+    missing = sum(needed.values())
+    if missing and before + missing > budget:
+        already = f" and {before:,} are spent already" if before else ""
+        raise UserError(
+            f"costs.budget: {missing:,} queries are needed{already}, but the budget is {budget:,}; "
+            "raise it, or lower queries.count, victim.sanity.count or the evaluation"
+        )
+
+
+class Meter:
+    """The actor that counts for a run: what may be spent, how fast, and how far it is."""
+
+    def __init__(self, storage: Storage, budget: int | None, paths: Iterable[str]) -> None:
+        self.storage, self.budget = storage, budget
+        self.paths = set(paths)
+        """Artifacts whose queries count against the budget."""
+        self.ledgers: dict[str, dict[str, Any]] = {}
+        self.done: dict[str, list[int]] = {}
+        self.free_at: dict[str, float] = {}
+
+    def open(self, path: str, queries: int, kept: int, rejected: int) -> None:
+        """Begin, or go on with, the purchase of an artifact of so many queries."""
+        self.paths.add(path)
+        ledger = _read(self.storage, path)
+        self.ledgers[path] = {**ledger, "queries": queries, "started": time.time()}
+        self.done[path] = [kept, rejected]
+        self._write(path)
+
+    def take(self, path: str, least: int, most: int) -> int:
+        """Take ``most`` queries from the budget, or what is left of it; 0 if that is below
+        ``least``. They stand on storage before they are granted.
+        """
+        ledger = self._ledger(path)
+        grant = most
+        if self.budget is not None:
+            grant = min(most, self.budget - sum(self._spent(other) for other in self.paths))
+        if grant < least:
+            return 0
+        ledger["taken"] += grant
+        self._write(path)
+        return grant
+
+    def give_back(self, path: str, rows: int) -> None:
+        """Return queries that were taken and never billed."""
+        self._ledger(path)["returned"] += rows
+        self._write(path)
+
+    def keep(self, path: str, kept: int, rejected: int) -> int:
+        """Count answers that are on storage; returns how many were rejected so far."""
+        done = self.done.setdefault(path, [0, 0])
+        done[0] += kept
+        done[1] += rejected
+        return done[1]
+
+    def progress(self, path: str) -> tuple[int, int, int]:
+        """Rows kept, rejected and spent so far."""
+        kept, rejected = self.done.get(path, (0, 0))
+        return kept, rejected, self._spent(path)
+
+    def pace(self, address: str, seconds: float) -> float:
+        """Seconds to wait before a request that uses up so many seconds of an API's limit."""
+        now = time.monotonic()
+        start = max(now, self.free_at.get(address, now))
+        self.free_at[address] = start + seconds
+        return start - now
+
+    def _ledger(self, path: str) -> dict[str, Any]:
+        if path not in self.ledgers:  # the meter was started anew, after its node was lost
+            self.ledgers[path] = _read(self.storage, path)
+        return self.ledgers[path]
+
+    def _spent(self, path: str) -> int:
+        if path not in self.ledgers:
+            return spent(self.storage, path)
+        return int(self.ledgers[path]["taken"] - self.ledgers[path]["returned"])
+
+    def _write(self, path: str) -> None:
+        self.storage.write_bytes(f"{path}/{LEDGER}", json.dumps(self.ledgers[path]).encode())
+
+
+def start(storage: Storage, budget: int | None, paths: Iterable[str] = ()) -> Any:
+    """The run's meter; started here, next to the driver, unless there is one already."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Meter)
+    options = {"name": _NAME, "get_if_exists": True, "scheduling_strategy": here}
+    return actor.options(**options).remote(storage, budget, list(paths))
+
+
+def find() -> Any:
+    """The run's meter, from anywhere on the cluster."""
+    return ray.get_actor(_NAME)
+
+
+class Purse:
+    """A worker's share of the budget: taken some at a time, given back where it is not used."""
+
+    def __init__(
+        self, take: Callable[[int, int], int], give_back: Callable[[int], None], window: int
+    ) -> None:
+        """An empty purse.
+
+        Args:
+            take: Gets queries from the budget: at least so many, at most so many; 0 if it can not.
+            give_back: Returns queries to it.
+            window: Queries to take at a time.
+        """
+        self.take, self.give_back, self.window = take, give_back, window
+        self.balance = 0
+        self.lock = threading.Lock()
+
+    @classmethod
+    def of(cls, meter: Any, path: str, window: int) -> Purse:
+        """A purse that the run's meter fills for an artifact."""
+        return cls(
+            lambda least, most: int(ray.get(meter.take.remote(path, least, most))),
+            lambda rows: ray.get(meter.give_back.remote(path, rows)),
+            window,
+        )
+
+    def spend(self, rows: int, wanted: int) -> None:
+        """Use ``rows`` queries, taking up to ``wanted`` from the meter if there are too few.
+
+        Raises:
+            UserError: the budget is spent.
+        """
+        with self.lock:
+            if self.balance < rows:
+                least = rows - self.balance
+                most = max(least, min(self.window, wanted - self.balance))
+                grant = self.take(least, most)
+                if not grant:
+                    raise UserError(
+                        "costs.budget: all of it is spent; what is bought is kept: raise it and "
+                        "give the same command again"
+                    )
+                self.balance += grant
+            self.balance -= rows
+
+    def refund(self, rows: int) -> None:
+        """Queries that were not billed after all."""
+        with self.lock:
+            self.balance += rows
+
+    def close(self) -> None:
+        """Give back what is left."""
+        with self.lock:
+            if self.balance:
+                self.give_back(self.balance)
+                self.balance = 0
+
+
+def _read(storage: Storage, path: str) -> dict[str, Any]:
+    text = storage.read_bytes(f"{path}/{LEDGER}")
+    blank = {"queries": 0, "taken": 0, "returned": 0, "started": 0.0}
+    found: dict[str, Any] = json.loads(text) if text else blank
+    return found
