@@ -183,6 +183,15 @@ class Artifact:
         prefix = f"{folder}/" if folder else ""
         return sorted(f"{prefix}{name}" for name in names if name.endswith(".parquet"))
 
+    def times(self) -> dict[str, float]:
+        """When each parquet file of it, in whatever folder, was written, in seconds since 1970."""
+        selector = pa.fs.FileSelector(self.absolute, recursive=True, allow_not_found=True)
+        return {
+            info.path.removeprefix(self.absolute).lstrip("/"): info.mtime_ns / 1e9
+            for info in self.storage.fs.get_file_info(selector)
+            if info.path.endswith(".parquet")
+        }
+
     def local(self, folder: str = "") -> Path:
         """A local copy of a folder of it; the folder itself where the storage is local."""
         path = f"{self.absolute}/{folder}".rstrip("/")
@@ -288,6 +297,10 @@ class Stage:
     """The stages whose artifacts it reads, by the role that they play."""
     version: int = 1
     """Raised when a change of code changes the result."""
+    queries: int = 0
+    """Queries that it buys from the victim, retries not counted; 0 if it buys none."""
+    waits_for: tuple[Stage, ...] = ()
+    """Stages that must succeed first, though it reads nothing of theirs."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -405,6 +418,21 @@ def lease(artifact: Artifact) -> Iterator[None]:
         keeper.join()
         with contextlib.suppress(FileNotFoundError):
             storage.fs.delete_file(f"{storage.root}/{path}")
+
+
+def under_way(artifact: Artifact) -> bool:
+    """Whether a run that builds an artifact is alive, as far as can be told from here: its
+    process, on this machine; a lease that it renewed of late, on others.
+    """
+    path = f"{artifact.path}/{LEASE}"
+    text = artifact.storage.read_bytes(path)
+    if text is None:
+        return False
+    holder = json.loads(text)
+    if holder["host"] == socket.gethostname():
+        return not _gone(holder)
+    info = artifact.storage.fs.get_file_info(f"{artifact.storage.root}/{path}")
+    return bool(time.time() - info.mtime_ns / 1e9 < LEASE_STALE_S)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The command line: `raythief plan|run|sweep|report|demo|reference`."""
+"""The command line: `raythief plan|run|status|sweep|report|serve|demo|reference`."""
 
 from __future__ import annotations
 
@@ -136,6 +136,45 @@ def report(
 
     place = Storage.at(storage)
     typer.echo(f"report: {reporting.write(place.fs, place.root, name)}")
+
+
+@app.command()
+def status(
+    path: Annotated[
+        str,
+        typer.Argument(help="Storage folder or address of a run, or one artifact's folder in it."),
+    ],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show it anew until nothing is under way.")
+    ] = False,
+) -> None:
+    """Tell how far the buying of labels is, and what it took.
+
+    Works from any machine that reads the storage, while a run is under way and afterwards.
+    *In flight* are queries whose answers are not kept yet; *lost* are those of runs that were
+    killed; *spent* counts both.
+    """
+    from raythief import status as statuses
+
+    wide = Console() if sys.stdout.isatty() else Console(width=120)
+    statuses.show(path, follow, wide)
+
+
+@app.command()
+def serve(spec: SpecPath, overrides: Overrides = None, address: Address = None) -> None:
+    """Offer the spec's victim as an HTTP API with Ray Serve, until Ctrl-C.
+
+    The spec's `serve` section says where and on what. `POST /predict` labels pairs; `/docs` shows
+    how. A victim that the spec trains must be there: `raythief run SPEC --until victim`.
+    """
+    loaded = config.load(spec, overrides or [])
+    from raythief import serving
+
+    def ready(url: str) -> None:
+        typer.echo(f"serving: {url}/predict\ndocs: {url}/docs")
+        sys.stdout.flush()  # a pipe would keep it until the end
+
+    serving.run(loaded, address=address, console=console, ready=ready)
 
 
 @app.command()

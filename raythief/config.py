@@ -2,7 +2,8 @@
 
 A spec loads into frozen, validated objects, one section per stage. Everything in it decides the
 result and enters the fingerprints of the artifacts, except ``name``, ``storage``, ``data_root``,
-``resources``, ``costs``, ``sweep`` and ``variants``, which say where, how fast and how often.
+``resources``, ``serve``, ``costs``, ``sweep`` and ``variants``, which say where, how fast and how
+often.
 
     spec = load("jobs/table2.yaml", overrides=["extractor.training.learning_rate=1e-5"])
     for variant in expand(spec): ...
@@ -16,10 +17,12 @@ import difflib
 import math
 import os
 import re
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+import jmespath
 import yaml
 from pydantic import (
     AfterValidator,
@@ -271,6 +274,132 @@ class Model(Section):
     """Commit hash of a hub id; null takes the one pinned in `raythief/hub.py`."""
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "raythief": {
+        "request": {"pairs": "{rows}"},
+        "row": {"premise": "{premise}", "hypothesis": "{hypothesis}"},
+        "answers": "answers",
+        "label": "label",
+    },
+    "tei": {
+        "request": {"inputs": "{rows}"},
+        "row": ["{premise}", "{hypothesis}"],
+        "answers": "@",
+        "label": "max_by(@, &score).label",
+    },
+    "huggingface": {
+        "request": {"inputs": "{rows}"},
+        "row": {"text": "{premise}", "text_pair": "{hypothesis}"},
+        "answers": "@",
+        "label": "max_by([@][], &score).label",
+    },
+}
+"""How known servers write a batch of pairs and its answers: our own `raythief serve`,
+text-embeddings-inference's `/predict`, and Hugging Face's inference endpoints."""
+
+
+def _expression(text: str | None) -> str | None:
+    if text is not None:
+        try:
+            jmespath.compile(text)
+        except jmespath.exceptions.JMESPathError as error:
+            raise ValueError(f"is no JMESPath: {str(error).splitlines()[0]}") from None
+    return text
+
+
+Expression = Annotated[str | None, AfterValidator(_expression)]
+
+
+class Api(Section):
+    """A victim behind JSON over HTTP: how to ask it, how fast, and what it bills."""
+
+    url: str
+    """Address that takes POST requests."""
+    identity: str | None = None
+    """What identifies the model behind the address, such as its name and version; null takes the
+    address. Labels bought under one identity are never bought again under it."""
+    preset: Literal["raythief", "tei", "huggingface", "custom"] = "raythief"
+    """Fills `request`, `row`, `answers` and `label` for our own server, for
+    text-embeddings-inference's `/predict`, or for a Hugging Face endpoint."""
+    request: Any = None
+    """Body of a request, in which the text `{rows}` stands for the list of rows; null takes the
+    preset's."""
+    row: Any = None
+    """One row of it, in which `{premise}` and `{hypothesis}` stand for the sentences; null takes
+    the preset's."""
+    answers: Expression = None
+    """JMESPath from the response to the list of answers, one for each row; null: the preset's."""
+    label: Expression = None
+    """JMESPath from one answer to its label; null takes the preset's."""
+    labels: dict[str, Label] | None = None
+    """Canonical label of each label that the API gives; null where it gives them canonical."""
+    headers: dict[str, str] = {}
+    """Further headers. Keys do not belong here: see `key_env`."""
+    key_env: str | None = None
+    """Environment variable that holds the API key; it stands nowhere else."""
+    key_header: str = "Authorization"
+    """Header that carries the key."""
+    key_prefix: str = "Bearer "
+    """What stands before the key in its header."""
+    rows_per_request: int = Field(16, ge=1)
+    """Pairs in a request, as many as the API takes."""
+    in_flight: int = Field(16, ge=1)
+    """Requests under way at once, of each actor."""
+    requests_per_second: float | None = Field(None, gt=0)
+    """Limit over all actors of a run; null sets none."""
+    rows_per_second: float | None = Field(None, gt=0)
+    """Limit over all actors of a run; null sets none."""
+    timeout_s: float = Field(60.0, gt=0)
+    """Seconds after which a request is given up."""
+    attempts: int = Field(8, ge=1)
+    """Attempts at a request that meets 429, 5xx, time-outs or broken connections."""
+    backoff_s: float = Field(1.0, gt=0)
+    """Mean wait before the second attempt; it doubles with each one, with jitter."""
+    max_backoff_s: float = Field(60.0, gt=0)
+    """Longest wait, unless the API asks for a longer one (`Retry-After`)."""
+    billed: Literal["answer", "attempt"] = "answer"
+    """What the API counts: rows that it answered, or rows of every attempt."""
+    max_rejected: float = Field(0.01, ge=0, le=1)
+    """Share of the queries that the API may refuse, or answer with nonsense, before the run stops
+    with what is bought kept."""
+    evaluate: Literal["everything", "english", "nothing"] = "english"
+    """Which part of `evaluation.sets` is bought to measure the victim itself; agreement needs
+    the English one."""
+
+    @model_validator(mode="after")
+    def _complete_and_safe(self) -> Api:
+        address = urllib.parse.urlsplit(self.url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError(f"url: `{self.url}` is no address; write https://host/path")
+        if address.username or address.password:
+            raise ValueError("url holds a user or password; use key_env for what is secret")
+        local = address.hostname in ("localhost", "127.0.0.1", "::1")
+        if self.key_env and address.scheme == "http" and not local:
+            raise ValueError("url: a key is never sent over plain http; use https")
+        secret = [name for name in self.headers if name.lower() in ("authorization", "cookie")]
+        if secret:
+            raise ValueError(f"headers.{secret[0]} is secret; use key_env, which names a variable")
+        if self.preset == "custom":
+            absent = [name for name in PRESETS["raythief"] if getattr(self, name) is None]
+            if absent:
+                raise ValueError(f"{absent[0]} is missing, which preset `custom` needs")
+        return self
+
+    def protocol(self) -> dict[str, Any]:
+        """``request``, ``row``, ``answers`` and ``label``, the preset's where they are null."""
+        preset = PRESETS.get(self.preset, {})
+        given = {name: getattr(self, name) for name in PRESETS["raythief"]}
+        return {name: preset.get(name) if own is None else own for name, own in given.items()}
+
+
+class Sanity(Section):
+    """A look at the victim before anything else is bought from it."""
+
+    count: int = Field(60, ge=0)
+    """Real labelled pairs that it is asked, taken evenly by label from the English examples of
+    the first of `evaluation.sets`; 0 turns the gate off."""
+
+
 class Victim(Model):
     """The black box: it turns pairs into hard labels, and nothing else is known of it."""
 
@@ -280,10 +409,14 @@ class Victim(Model):
     """Names of the model's outputs 0, 1, 2; needed only where its config does not name them."""
     training: Training | None = None
     """If given, `model` is a bare encoder that is first fine-tuned on all of `real.train`."""
+    api: Api | None = None
+    """If given, the victim is asked over HTTP; `model` is then only what `raythief serve` has."""
+    sanity: Sanity = Sanity()
+    """The gate before the purchase."""
 
     @model_validator(mode="after")
     def _no_bare_encoder(self) -> Victim:
-        if self.model.startswith("miniature:") and self.training is None:
+        if self.model.startswith("miniature:") and self.training is None and self.api is None:
             raise ValueError(f"`{self.model}` is a bare encoder; give training (`training: {{}}`)")
         return self
 
@@ -335,11 +468,15 @@ class Inference(Section):
     rows_per_shard: int = Field(2048, ge=1)
     """Rows that are one unit of work, one file, and what a crash can cost."""
     tokens_per_batch: int = Field(8192, ge=8)
-    """Padded tokens per forward pass."""
+    """Padded tokens per forward pass; halved by an actor whose GPU memory does not hold them."""
     max_tokens: int = Field(256, ge=8)
     """Longest encoded pair; longer ones are cut at the end of the longer sentence."""
     precision: Precision = "auto"
     """`auto` is bfloat16 where the GPU has it, else float32."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """Attention implementation; `auto` is what transformers takes (sdpa, where a model has it)."""
+    compile: bool = False
+    """Compile the model with `torch.compile` (dynamic shapes); pays on long runs on a GPU only."""
 
 
 class Miniature(Section):
@@ -388,11 +525,51 @@ class Resources(Section):
     """Failures of workers that a stage bears before it gives up."""
 
 
+class Serve(Section):
+    """The victim as an HTTP API of our own: `raythief serve`."""
+
+    host: str = Field("127.0.0.1", min_length=1)
+    """Address to listen on; `0.0.0.0` lets other machines in."""
+    port: int = Field(8000, ge=1, le=65535)
+    """Port to listen on."""
+    replicas: int = Field(1, ge=1)
+    """Copies of the model; with `max_replicas` the least number of them."""
+    max_replicas: int | None = Field(None, ge=1)
+    """Most copies, which Ray Serve then adds and removes with the load; null keeps `replicas`."""
+    requests_per_replica: float = Field(16.0, gt=0)
+    """Requests at once, on average, that one copy is to bear before `max_replicas` adds another."""
+    cpus: float = Field(1.0, gt=0)
+    """CPUs of each copy."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs of each copy; null takes one where the cluster has any."""
+    max_pairs_per_batch: int = Field(256, ge=1)
+    """Pairs, of all requests that wait, that go through the model together;
+    `inference.tokens_per_batch` still bounds each forward pass."""
+    batch_wait_s: float = Field(0.01, ge=0)
+    """Seconds that a pair waits for others to join its batch."""
+    max_pairs_per_request: int = Field(512, ge=1)
+    """Most pairs in a request; larger ones are refused with status 413."""
+    scores: bool = False
+    """Answer with the probability of each label too, not only with the likeliest label."""
+    key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable that holds the key which clients must send as `Authorization: Bearer
+    KEY`; null asks for none."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Serve:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError("max_replicas is below replicas; raise it, or leave it null")
+        return self
+
+
 class Costs(Section):
     """Prices and speeds that `raythief plan` reckons with."""
 
     query_usd: float = Field(0.0, ge=0)
     """Price of one query."""
+    budget: int | None = Field(None, ge=0)
+    """Queries that may be spent at most, over all rows of the table; retries that are billed and
+    what a crash lost count too. Null sets no limit."""
     gpu_hour_usd: float = Field(0.0, ge=0)
     """Price of one GPU for one hour."""
     gpu_flops: float = Field(790e12, gt=0)
@@ -482,6 +659,8 @@ class Spec(Section):
     """The small world."""
     resources: Resources = Resources()
     """What it runs on."""
+    serve: Serve = Serve()
+    """The server of `raythief serve`."""
     costs: Costs = Costs()
     """Prices and speeds for the plan."""
     sweep: Sweep = Sweep()
@@ -522,7 +701,9 @@ class Variant(Section):
     """The spec with the row's fields set."""
 
 
-OF_ALL_ROWS = ("name", "title", "storage", "seeds", "paper", "costs", "sweep", "variants")
+OF_ALL_ROWS = (
+    "name", "title", "storage", "seeds", "paper", "serve", "costs", "sweep", "variants"
+)  # fmt: skip
 """Fields that no variant can set."""
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from raythief import models, sharding
+from raythief import labeling, models, sharding
+from raythief.api import Remote
 from raythief.artifacts import Artifact
 from raythief.config import LABELS, Inference, Label, Language, Resources
 from raythief.progress import Tell
@@ -26,31 +28,40 @@ class Evaluation(sharding.ShardWorker):
         self,
         target: Artifact,
         sets: Mapping[str, Artifact],
-        source: models.Source,
+        source: models.Source | Remote,
         inference: Inference,
         cpus: float,
         labels: tuple[Label, ...] | None,
+        may_reject: int,
     ) -> None:
         super().__init__(target)
         self.sets = sets
-        self.classifier = Classifier(source, inference, cpus, labels)
+        self.model = self.ask = None
+        if isinstance(source, Remote):  # each answer is bought, and accounted for
+            self.ask = labeling.Asker(target, source, inference, cpus, labels, None, may_reject)
+        else:
+            self.model = Classifier(source, inference, cpus, labels)
 
     def work(self, shard: sharding.Shard) -> tuple[pa.Table, Mapping[str, Any]]:
-        """Predict: ``id``, ``label`` (gold), ``predicted``, all labels by name."""
+        """Predict: ``id``, ``label`` (gold), ``predicted`` (null where an API rejected it)."""
         name, _, language = shard.folder.partition("/")
         table = self.sets[name].read_table(f"{language}.parquet")
         rows = table.slice(shard.start, shard.stop - shard.start)
-        predicted, statistics = self.classifier(
-            rows["premise"].to_pylist(), rows["hypothesis"].to_pylist()
-        )
-        answer = rows.select(["id", "label"]).append_column("predicted", pa.array(predicted))
+        statistics: Mapping[str, Any]
+        if self.model is not None:
+            predicted, statistics = self.model(rows["premise"], rows["hypothesis"])
+        else:
+            assert self.ask is not None
+            predicted, statistics = self.ask(shard, rows)
+        column = pa.array(predicted, pa.string())
+        answer = rows.select(["id", "label"]).append_column("predicted", column)
         return answer.replace_schema_metadata(None), statistics
 
 
 def build(
     target: Artifact,
     sets: Mapping[str, tuple[Artifact, tuple[Language, ...]]],
-    source: models.Source,
+    source: models.Source | Remote,
     labels: tuple[Label, ...] | None,
     reference: Artifact | None,
     inference: Inference,
@@ -79,21 +90,23 @@ def build(
             f"{name}/{language}",
         )
     ]
-    parts = sharding.run(
-        Evaluation,
-        {
-            "sets": {name: examples for name, (examples, _) in sets.items()},
-            "source": source,
-            "inference": inference,
-            "cpus": resources.inference.cpus,
-            "labels": labels,
-        },
-        target,
-        shards,
-        resources.inference,
-        resources.restarts,
-        tell,
-    )
+    count = sum(shard.stop - shard.start for shard in shards)
+    arguments = {
+        "sets": {name: examples for name, (examples, _) in sets.items()},
+        "source": source,
+        "inference": inference,
+        "cpus": resources.inference.cpus,
+        "labels": labels,
+        "may_reject": labeling.may_reject(source, count),
+    }
+    how = (target, shards, resources.inference, resources.restarts)
+    bill = {}
+    if isinstance(source, Remote):
+        with labeling.account(target, count, tell):
+            parts = sharding.run(Evaluation, arguments, *how)
+        bill = labeling.results(target, parts, count)
+    else:
+        parts = sharding.run(Evaluation, arguments, *how, tell)
     found: dict[str, dict[str, Any]] = {}
     for name, (_, languages) in sets.items():
         judge = None  # the victim reads English; without it there is nothing to agree with
@@ -103,14 +116,15 @@ def build(
             language: measure(target.read_table(f"{name}/{language}"), judge)
             for language in languages
         }
-    return {"sets": found, "device": parts[0]["device"]}
+    return {"sets": found, "device": parts[0]["device"], **bill}
 
 
 def measure(predictions: pa.Table, reference: pa.Table | None = None) -> dict[str, Any]:
     """Figures of one language.
 
     Args:
-        predictions: Columns ``id``, ``label`` and ``predicted``.
+        predictions: Columns ``id``, ``label`` and ``predicted``; rows without a prediction, which
+            an API rejected, are left out.
         reference: The victim's on the English text of the same items, for the agreement.
 
     Returns:
@@ -120,6 +134,7 @@ def measure(predictions: pa.Table, reference: pa.Table | None = None) -> dict[st
         predicted, in the order of ``LABELS``).
     """
     index = {label: i for i, label in enumerate(LABELS)}
+    predictions = predictions.filter(pc.is_valid(predictions["predicted"]))
     gold = np.array([index[label] for label in predictions["label"].to_pylist()])
     predicted = np.array([index[label] for label in predictions["predicted"].to_pylist()])
     confusion = np.zeros((3, 3), np.int64)
@@ -143,6 +158,8 @@ def measure(predictions: pa.Table, reference: pa.Table | None = None) -> dict[st
 
 def agreement(predictions: pa.Table, reference: pa.Table) -> float:
     """Share of items, joined by id, on which two models predict the same label."""
+    reference = reference.filter(pc.is_valid(reference["predicted"]))
+    predictions = predictions.filter(pc.is_in(predictions["id"], reference["id"].combine_chunks()))
     theirs = dict(zip(reference["id"].to_pylist(), reference["predicted"].to_pylist(), strict=True))
     ids, ours = predictions["id"].to_pylist(), predictions["predicted"].to_pylist()
     same = sum(theirs[i] == label for i, label in zip(ids, ours, strict=True))

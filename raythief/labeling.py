@@ -1,54 +1,192 @@
-"""Queries x victim -> labels, on a pool of actors.
+"""Queries x victim -> labels, on a pool of actors; each label bought once, and counted.
 
-Each label is bought once: a shard's labels are written as one file, a run that was killed goes on
-with the shards that have none, and everything is joined by the query's id.
+A shard's labels are one file, written whole. Until it is there, what an API answered lies beside
+it in small parts, so that a run which was killed buys again only what was in flight. Everything is
+joined by the query's id.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
+import threading
+import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import ray
 
-from raythief import models, sharding
-from raythief.artifacts import Artifact
-from raythief.config import LABELS, Inference, Label, Resources
+from raythief import metering, metrics, models, sharding
+from raythief.api import Client, Remote
+from raythief.artifacts import WORK, Artifact
+from raythief.config import LABELS, Inference, Label, Resources, Victim
 from raythief.errors import UserError
-from raythief.progress import Tell
+from raythief.progress import Rate, Tell
 from raythief.victims import Classifier
 
 LABEL_SCHEMA = pa.schema([("id", pa.int64()), ("label", pa.string())])
+REJECTED_SCHEMA = pa.schema([("id", pa.int64()), ("reason", pa.string())])
+ROWS_PER_WORD = 0.3
+"""Rows of an actor for each word of the vocabulary above which a table of the words' tokens takes
+less time than the tokenizer: building it costs some 85 us a word, and the tokenizer 250 us a row
+more than the table (measured on one core with a byte-level BPE of 50,265 tokens)."""
+PERMUTED_P = 1e-3
+"""Probability by chance below which another reading of a victim's labels counts as the right one
+(McNemar's exact test on the sample)."""
+
+
+class Asker:
+    """A victim within an actor: answers the rows of a shard, and accounts for each query."""
+
+    def __init__(
+        self,
+        target: Artifact,
+        victim: models.Source | Remote,
+        inference: Inference,
+        cpus: float,
+        labels: Sequence[Label] | None,
+        words: Sequence[str] | None = None,
+        may_reject: int = 0,
+    ) -> None:
+        """Load the model, or open the connections.
+
+        Args:
+            target: Artifact that is bought.
+            victim: A model for this process, or an API.
+            inference: Batching and number format of a model.
+            cpus: Threads of a model.
+            labels: Names of a model's outputs where its config does not tell.
+            words: Vocabulary of the queries, which saves a model the tokenizer.
+            may_reject: Rows of the artifact that an API may reject before the run stops.
+        """
+        self.target, self.may_reject = target, may_reject
+        self.meter = metering.find()
+        self.client = Client(victim, self.meter.pace.remote) if isinstance(victim, Remote) else None
+        self.model = (
+            None
+            if isinstance(victim, Remote)
+            else Classifier(victim, inference, cpus, labels, words)
+        )
+
+    def __call__(
+        self, shard: sharding.Shard, rows: pa.Table
+    ) -> tuple[list[Label | None], dict[str, Any]]:
+        """Label the rows of a shard.
+
+        Args:
+            shard: Names the place of what is bought.
+            rows: Columns ``id``, ``premise``, ``hypothesis``.
+
+        Returns:
+            A label for each row, None where it was rejected; and the shard's statistics:
+            ``rows``, ``labels``, ``rejected`` (id and reason), ``spent``, ``attempts``,
+            ``retries``, ``device``, and of a model ``tokens`` and ``padded_tokens``.
+        """
+        labels, statistics = (self._model if self.model else self._api)(shard, rows)
+        given = Counter(label for label in labels if label is not None)
+        return labels, {**statistics, "rows": len(labels), "labels": dict(given)}
+
+    def _model(
+        self, shard: sharding.Shard, rows: pa.Table
+    ) -> tuple[list[Label | None], dict[str, Any]]:
+        assert self.model is not None
+        count = rows.num_rows
+        purse = metering.Purse.of(self.meter, self.target.path, count)
+        purse.spend(count, count)
+        labels, statistics = self.model(rows["premise"], rows["hypothesis"])
+        metrics.labelled(count, statistics["tokens"], statistics["padded_tokens"])
+        ray.get(self.meter.keep.remote(self.target.path, count, 0))
+        return list(labels), {
+            **statistics,
+            "rejected": [],
+            "spent": count,
+            "attempts": 0,
+            "retries": 0,
+        }
+
+    def _api(
+        self, shard: sharding.Shard, rows: pa.Table
+    ) -> tuple[list[Label | None], dict[str, Any]]:
+        assert self.client is not None
+        api = self.client.api
+        folder = sharding.parts_folder(shard)
+        answers = [self.target.read_table(name) for name in self.target.tables(folder)]
+        counts = dict.fromkeys(("spent", "attempts", "retries"), 0)
+
+        def count(new: Mapping[str, int]) -> None:
+            for name in counts:
+                counts[name] += new[name]
+
+        for table in answers:
+            count(sharding.statistics_of(table))
+
+        def keep(table: pa.Table, new: dict[str, int]) -> None:
+            rejected = table.filter(pc.is_null(table["label"]))
+            part = sharding.with_statistics(
+                table,
+                {**new, "rows": table.num_rows, "rejected": _pairs(rejected)},
+            )
+            self.target.write_table(f"{folder}/{uuid.uuid4().hex}.parquet", part)
+            answers.append(table)
+            count(new)
+            metrics.bought(table.num_rows, rejected.num_rows, **new)
+            total = ray.get(
+                self.meter.keep.remote(
+                    self.target.path, table.num_rows - rejected.num_rows, rejected.num_rows
+                )
+            )
+            if rejected.num_rows and total > self.may_reject:
+                raise UserError(
+                    f"victim.api.max_rejected: {total:,} queries are rejected, the last because of "
+                    f"`{rejected['reason'][-1]}`; what is bought is kept"
+                )
+
+        known = {i for table in answers for i in table["id"].to_pylist()}
+        missing = rows.filter(pa.array([i not in known for i in rows["id"].to_pylist()]))
+        window = api.in_flight * api.rows_per_request
+        purse = metering.Purse.of(self.meter, self.target.path, window)
+        try:
+            self.client.ask(missing, purse, keep)
+        finally:
+            purse.close()
+        every = pa.concat_tables([table.replace_schema_metadata(None) for table in answers])
+        found = dict(zip(every["id"].to_pylist(), every["label"].to_pylist(), strict=True))
+        rejected = every.filter(pc.is_null(every["label"])).sort_by("id")
+        labels = [found[i] for i in rows["id"].to_pylist()]
+        return labels, {**counts, "rejected": _pairs(rejected), "device": "API"}
 
 
 class Labeling(sharding.ShardWorker):
     """An actor with the victim in it."""
 
-    def __init__(
-        self,
-        target: Artifact,
-        queries: Artifact,
-        source: models.Source,
-        inference: Inference,
-        cpus: float,
-        labels: tuple[Label, ...] | None,
-    ) -> None:
+    def __init__(self, target: Artifact, queries: Artifact, folder: str, **asker: Any) -> None:
         super().__init__(target)
-        self.queries = queries
-        self.victim = Classifier(source, inference, cpus, labels)
+        self.queries, self.folder = queries, folder
+        words = None
+        if asker.get("words") is not None:
+            words = asker["words"].read_table("words.parquet", ["word"])["word"].to_pylist()
+        self.ask = Asker(target, **{**asker, "words": words})
 
     def work(self, shard: sharding.Shard) -> tuple[pa.Table, Mapping[str, Any]]:
-        """Label the shard's queries: ``id``, ``label`` (a canonical name)."""
-        rows = sharding.read(self.queries, shard)
-        premises, hypotheses = rows["premise"].to_pylist(), rows["hypothesis"].to_pylist()
-        check_plain(self.victim.tokenizer.all_special_tokens, premises + hypotheses)
-        labels, statistics = self.victim(premises, hypotheses)
+        """Label the shard's queries: ``id``, ``label`` (a canonical name, null if rejected)."""
+        rows = sharding.read(
+            self.queries, sharding.Shard(self.folder, shard.start, shard.stop),
+            ["id", "premise", "hypothesis"],
+        )  # fmt: skip
+        if self.ask.model is not None:
+            texts = itertools.chain(rows["premise"].to_pylist(), rows["hypothesis"].to_pylist())
+            check_plain(self.ask.model.tokenizer.all_special_tokens, texts)
+        labels, statistics = self.ask(shard, rows)
         table = pa.table([rows["id"].combine_chunks(), pa.array(labels)], schema=LABEL_SCHEMA)
-        return table, {**statistics, "labels": dict(Counter(labels))}
+        return table, statistics
 
 
-def check_plain(special_tokens: Sequence[str], texts: Sequence[str]) -> None:
+def check_plain(special_tokens: Sequence[str], texts: Iterator[str]) -> None:
     """Refuse texts that hold a special token, which would cut a query in two at the victim.
 
     The vocabulary leaves out the special tokens of the encoders it knows; this is for the others.
@@ -66,34 +204,249 @@ def build(
     target: Artifact,
     queries: Artifact,
     count: int,
-    source: models.Source,
+    source: models.Source | Remote,
     labels: tuple[Label, ...] | None,
     inference: Inference,
     resources: Resources,
     tell: Tell,
+    *,
+    words: Artifact | None = None,
+    folder: str = "",
 ) -> dict[str, Any]:
-    """Label all ``count`` queries; returns the results for the manifest."""
-    parts = sharding.run(
-        Labeling,
-        {
-            "queries": queries,
-            "source": source,
-            "inference": inference,
-            "cpus": resources.inference.cpus,
-            "labels": labels,
-        },
-        target,
-        sharding.cut(count, inference.rows_per_shard),
-        resources.inference,
-        resources.restarts,
-        tell,
-    )
+    """Label ``count`` queries.
+
+    Args:
+        target: Artifact that receives ``rows-*.parquet``, and ``rejected.parquet``.
+        queries: Artifact that holds ``id``, ``premise``, ``hypothesis``.
+        count: Rows of it.
+        source: The victim.
+        labels: Names of its outputs where its config does not tell.
+        inference: Batching and number format.
+        resources: Actors.
+        tell: Told the rows that are done.
+        words: The vocabulary of the queries.
+        folder: Folder of the queries within their artifact.
+
+    Returns:
+        Results for the manifest: what was labelled, and the account.
+    """
+    shards = sharding.cut(count, inference.rows_per_shard)
+    with account(target, count, tell):
+        parts = sharding.run(
+            Labeling,
+            {
+                "queries": queries,
+                "folder": folder,
+                "victim": source,
+                "inference": inference,
+                "cpus": resources.inference.cpus,
+                "labels": labels,
+                "words": words if _table_pays(words, count, resources) else None,
+                "may_reject": may_reject(source, count),
+            },
+            target,
+            shards,
+            resources.inference,
+            resources.restarts,
+        )
+    return results(target, parts, count)
+
+
+def _table_pays(words: Artifact | None, count: int, resources: Resources) -> bool:
+    """Whether so many queries are worth a table of all words' tokens in every actor."""
+    manifest = words.manifest() if words is not None else None
+    if manifest is None:
+        return False
+    rows_per_actor = count / resources.inference.workers
+    return bool(rows_per_actor > ROWS_PER_WORD * manifest["results"]["words"])
+
+
+def may_reject(source: models.Source | Remote, count: int) -> int:
+    """Rows of so many that an API may reject before the run stops."""
+    return int(source.api.max_rejected * count) if isinstance(source, Remote) else 0
+
+
+def results(target: Artifact, parts: Sequence[Mapping[str, Any]], count: int) -> dict[str, Any]:
+    """Write the rejected rows; what the manifest keeps of a purchase."""
     counts: Counter[str] = sum((Counter(part["labels"]) for part in parts), Counter())
-    tokens = sum(part["tokens"] for part in parts)
-    return {
+    rejected = [pair for part in parts for pair in part["rejected"]]
+    columns = list(zip(*rejected, strict=True)) or [(), ()]
+    target.write_table(
+        "rejected/rejected.parquet",
+        pa.table(
+            [pa.array(columns[0], pa.int64()), pa.array(columns[1], pa.string())],
+            schema=REJECTED_SCHEMA,
+        ),
+    )
+    bill = metering.account(target, parts)
+    found: dict[str, Any] = {
         "queries": count,
         "label_counts": {label: counts[label] for label in LABELS},
-        "tokens": tokens,
-        "padding_share": 1 - tokens / max(1, sum(part["padded_tokens"] for part in parts)),
+        "kept": bill.kept,
+        "rejected": bill.rejected,
+        "spent": bill.spent,
+        "lost": bill.lost,
+        "attempts": bill.attempts,
+        "retries": bill.retries,
         "device": parts[0]["device"],
     }
+    if "tokens" in parts[0]:
+        tokens = sum(part["tokens"] for part in parts)
+        found["tokens"] = tokens
+        found["padding_share"] = 1 - tokens / max(1, sum(part["padded_tokens"] for part in parts))
+        found["halved_batches"] = sum(part["halved"] for part in parts)
+        found["encoding"] = parts[0]["encoding"]
+    return found
+
+
+def missing(artifact: Artifact, queries: int) -> int:
+    """Of so many queries, those that an artifact has yet to buy."""
+    if artifact.manifest() is not None:
+        return 0
+    there: int = sum(part["rows"] for part in sharding.kept(artifact).values())
+    return queries - there
+
+
+@contextlib.contextmanager
+def account(target: Artifact, count: int, tell: Tell) -> Iterator[None]:
+    """Open the account of a purchase with the run's meter, and tell how far it is."""
+    bill = metering.account(target, sharding.kept(target).values())
+    meter = metering.find()
+    ray.get(meter.open.remote(target.path, count, bill.kept, bill.rejected))
+    tell(bill.kept + bill.rejected, count)
+    stop, rate = threading.Event(), Rate("rows")
+    seen = bill.kept + bill.rejected
+
+    def poll() -> None:
+        nonlocal seen
+        while not stop.wait(0.5):
+            try:
+                kept, rejected, spent = ray.get(meter.progress.remote(target.path), timeout=5)
+            except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+                continue  # a bar may miss a beat; the work goes on
+            note = rate.add(kept + rejected - seen)
+            seen = kept + rejected
+            if rejected:
+                note += f"  rejected {rejected:,}"
+            tell(seen, count, f"{note}  spent {spent:,}")
+
+    poller = threading.Thread(target=poll, name=f"account {target.path}", daemon=True)
+    poller.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        poller.join(timeout=10)
+
+
+# --- the sanity gate --------------------------------------------------------------------------
+
+
+def sanity(
+    target: Artifact,
+    examples: Artifact,
+    source: models.Source | Remote,
+    victim: Victim,
+    inference: Inference,
+    resources: Resources,
+    tell: Tell,
+) -> dict[str, Any]:
+    """Ask the victim some real pairs, and refuse it if its labels look permuted.
+
+    Args:
+        target: Artifact that receives the labels.
+        examples: Labelled pairs, in English.
+        source: The victim.
+        victim: Its section of the spec.
+        inference: Batching and number format.
+        resources: Actors; one is enough.
+        tell: Told the rows that are done.
+    """
+    asked = sample(examples.read_table("en.parquet"), victim.sanity.count)
+    place = sharding.Shard(f"{WORK}/sample", 0, asked.num_rows)
+    target.write_table(place.name, asked.select(["id", "premise", "hypothesis"]))
+    one = resources.model_copy(
+        update={"inference": resources.inference.model_copy(update={"workers": 1})}
+    )
+    found = build(
+        target,
+        target,
+        asked.num_rows,
+        source,
+        victim.labels,
+        inference,
+        one,
+        tell,
+        folder=place.folder,
+    )
+    return {**found, **check_sane(asked, target.read_table()["label"].to_pylist(), victim)}
+
+
+def sample(examples: pa.Table, count: int) -> pa.Table:
+    """About ``count`` labelled pairs, as many of each label, spread over the table."""
+    labels = np.array(examples["label"].to_pylist())
+    chosen: list[int] = []
+    for label in LABELS:
+        rows = np.flatnonzero(labels == label)
+        picks = np.linspace(0, len(rows) - 1, min(len(rows), -(-count // len(LABELS)))).astype(int)
+        chosen += rows[np.unique(picks)].tolist()
+    return examples.take(pa.array(sorted(chosen)[:count], pa.int64()))
+
+
+def permutation(gold: Sequence[str], given: Sequence[str | None]) -> dict[str, str] | None:
+    """How a victim's labels must be renamed to fit; None if they fit as they are.
+
+    Of the six readings of its labels the one that is right most often is taken, if it beats the
+    plain one beyond chance (McNemar's exact test on the pairs on which the two differ).
+    """
+    pairs = [(a, b) for a, b in zip(gold, given, strict=True) if b is not None]
+
+    def right(reading: Mapping[str, str]) -> Any:
+        return np.array([reading[b] == a for a, b in pairs])
+
+    readings: list[dict[str, str]] = [
+        dict(zip(LABELS, names, strict=True)) for names in itertools.permutations(LABELS)
+    ]
+    plain, *others = (right(reading) for reading in readings)
+    best = max(range(len(others)), key=lambda i: int(others[i].sum()))
+    better, worse = int((others[best] & ~plain).sum()), int((plain & ~others[best]).sum())
+    return readings[best + 1] if _sign_test(better, worse) < PERMUTED_P else None
+
+
+def check_sane(examples: pa.Table, given: Sequence[str | None], victim: Victim) -> dict[str, Any]:
+    """Refuse a victim whose labels look permuted.
+
+    Args:
+        examples: Real pairs with their gold ``label``.
+        given: The victim's labels for them, None where it rejected one.
+        victim: Tells which field says what its labels mean.
+
+    Returns:
+        ``accuracy`` on the sample, and ``count``.
+
+    Raises:
+        UserError: another reading of its labels fits far better; it names that reading.
+    """
+    gold = examples["label"].to_pylist()
+    renamed = permutation(gold, given)
+    right = sum(a == b for a, b in zip(gold, given, strict=True))
+    if renamed is not None:
+        fits = sum(b is not None and renamed[b] == a for a, b in zip(gold, given, strict=True))
+        field = "victim.api.labels" if victim.api else "victim.labels"
+        changes = ", ".join(f"`{a}` is `{b}`" for a, b in renamed.items() if a != b)
+        raise UserError(
+            f"{field}: the victim's labels look permuted: on {len(gold)} real pairs {right} are "
+            f"right as they are, and {fits} if what is called {changes}; correct {field}, or set "
+            "victim.sanity.count to 0 if it is meant so"
+        )
+    return {"count": len(gold), "accuracy": right / len(gold)}
+
+
+def _sign_test(better: int, worse: int) -> float:
+    """One-sided probability of so many successes among ``better + worse`` fair coins."""
+    total = better + worse
+    return float(sum(math.comb(total, k) for k in range(better, total + 1)) / 2**total)
+
+
+def _pairs(rejected: pa.Table) -> list[tuple[int, str]]:
+    return list(zip(rejected["id"].to_pylist(), rejected["reason"].to_pylist(), strict=True))

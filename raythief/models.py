@@ -50,10 +50,14 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return loaded
 
 
-def classifier(folder: Path) -> PreTrainedModel:
+def classifier(folder: Path, attention: str = "auto") -> PreTrainedModel:
     """A finished three-way classifier with its own head."""
     model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-        folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        folder,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        attn_implementation=None if attention == "auto" else attention,
     )
     return model
 

@@ -36,6 +36,15 @@ SCHEMA = pa.schema(
 
 COLUMNS = ("premise", "hypothesis", "label")
 
+SIZES: dict[tuple[str, str], int] = {
+    ("nyu-mll/multi_nli", "train"): 392_702,
+    ("nyu-mll/multi_nli", "validation_matched"): 9_815,
+    ("nyu-mll/multi_nli", "validation_mismatched"): 9_832,
+    ("facebook/xnli", "validation"): 2_490,
+    ("facebook/xnli", "test"): 5_010,
+}
+"""Rows of the hub's data sets in each language."""
+
 
 # --- reading ----------------------------------------------------------------------------------
 
@@ -72,6 +81,15 @@ def files(pairs: FilesPairs, root: Path, field: str = "pairs") -> list[Path]:
         UserError: one of them is missing.
     """
     return list(dict.fromkeys(_path(pairs, each, root, field) for each in pairs.languages))
+
+
+def rows(pairs: Pairs, root: Path) -> int:
+    """Rows in one language, told without the network; 0 where that can not be."""
+    if pairs.source == "hub":
+        return SIZES.get((pairs.dataset, pairs.split), 0)
+    if pairs.source == "files":
+        return int(pq.read_metadata(files(pairs, root)[0]).num_rows)
+    return pairs.count
 
 
 def _read_hub(pairs: HubPairs, language: str, field: str) -> pa.Table:

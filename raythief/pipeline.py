@@ -19,7 +19,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import ray
 from rich.markup import escape
 
@@ -28,27 +27,22 @@ from raythief import (
     evaluation,
     hub,
     labeling,
+    metering,
     models,
     nli,
-    queries,
-    sharding,
+    preparation,
     training,
-    vocabulary,
 )
-from raythief.artifacts import WORK, Artifact, Stage, Storage, hash_files
-from raythief.config import Corpus, Model, Pairs, Section, Spec, Training
+from raythief.api import Remote
+from raythief.artifacts import Artifact, Stage, Storage, hash_files
+from raythief.config import Corpus, Model, Pairs, Section, Spec, Training, Victim
 from raythief.errors import UserError, find_user_error
-from raythief.miniature import encoders
 from raythief.progress import Display, Tell
-
-QUERIES_PER_FILE = 16_384
-PARAGRAPHS_PER_SHARD = 20_000
-MOST_COMMON = 30
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
-SourceOf = Callable[[Mapping[str, Artifact]], models.Source]
+SourceOf = Callable[[Mapping[str, Artifact]], models.Source | Remote]
 
 
 # --- from a spec to stages --------------------------------------------------------------------
@@ -65,7 +59,7 @@ def stages(spec: Spec) -> dict[str, Stage]:
 
 def ancestors(stage: Stage) -> Iterator[Stage]:
     """The stage and all that it is made from, inputs first."""
-    for inner in stage.inputs.values():
+    for inner in (*stage.inputs.values(), *stage.waits_for):
         yield from ancestors(inner)
     yield stage
 
@@ -88,7 +82,7 @@ class _Chain:
         self.encoders = Stage(
             "encoders",
             {"miniature": _plain(spec.miniature), "seed": spec.seed},
-            lambda target, _, tell: _pretrain(target, spec, tell),
+            lambda target, _, tell: preparation.pretrain(target, spec, tell),
         )
         self.sets = {
             name: (self._examples(pairs, f"evaluation.sets.{name}"), pairs.languages)
@@ -112,15 +106,14 @@ class _Chain:
         if spec.victim.training or spec.real.fraction:
             yield "real", self.real
 
-        victim = self._encoder(spec.victim, "victim.model")
-        if spec.victim.training:
-            stage = self._training("victim", victim, spec.victim.training, gold=1.0)
-            yield "victim", stage
-            victim = _trained(stage)
-        else:
-            victim = _Encoder(victim.config, victim.inputs, victim.source, spec.victim.labels)
-        judge = self._evaluation(victim, None)
-        yield "victim_evaluation", judge
+        victim = self._victim(spec.victim)
+        if "model" in victim.inputs:
+            yield "victim", victim.inputs["model"]
+        judge = None
+        measured = spec.victim.api.evaluate if spec.victim.api else "everything"
+        if measured != "nothing":
+            judge = self._evaluation("victim_evaluation", victim, measured == "english")
+            yield "victim_evaluation", judge
 
         encoder = self._encoder(spec.extractor, "extractor.model")
         real, labels = spec.real, None
@@ -131,7 +124,10 @@ class _Chain:
             yield "vocabulary", words
             gibberish = self._queries(words)
             yield "queries", gibberish
-            labels = self._labels(gibberish, victim)
+            sanity = self._sanity(victim)
+            if sanity is not None:
+                yield "sanity", sanity
+            labels = self._labels(gibberish, victim, sanity)
             yield "labels", labels
         gold = 0.0 if real.placement == "after" else real.fraction
         extractor = self._training("extractor", encoder, spec.extractor.training, gold, labels)
@@ -145,7 +141,7 @@ class _Chain:
                 fresh_head=False,
             )
             yield "finetuned", extractor
-        yield "evaluation", self._evaluation(_trained(extractor), judge)
+        yield "evaluation", self._evaluation("evaluation", _trained(extractor), judge=judge)
 
     def _corpus(self, corpus: Corpus) -> Stage:
         spec = self.spec
@@ -157,13 +153,17 @@ class _Chain:
             config["path"] = hash_files({f"{i:05d}": file for i, file in enumerate(found)})
         else:
             config["seed"] = spec.seed
-        return Stage("corpus", config, lambda target, _, tell: _corpus(target, spec, tell))
+        return Stage(
+            "corpus", config, lambda target, _, tell: preparation.corpus(target, spec, tell)
+        )
 
     def _vocabulary(self, corpus: Stage) -> Stage:
         return Stage(
             "vocabulary",
             _plain(self.spec.vocabulary),
-            lambda target, inputs, tell: _vocabulary(target, inputs["corpus"], self.spec, tell),
+            lambda target, given, tell: preparation.distribution(
+                target, given["corpus"], self.spec, tell
+            ),
             {"corpus": corpus},
         )
 
@@ -173,33 +173,36 @@ class _Chain:
         sampling = spec.vocabulary.sampling
         config = {**_plain(spec.queries), "sampling": sampling, "seed": seed}
 
-        def build(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
-            arguments = {"words": inputs["vocabulary"], "spec": spec, "seed": seed}
-            shards = sharding.cut(spec.queries.count, QUERIES_PER_FILE)
-            resources = spec.resources
-            sharding.run(
-                Gibberish,
-                arguments,
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+            return preparation.gibberish(target, given["vocabulary"], spec, seed, tell)
+
+        return Stage("queries", config, build, {"vocabulary": words}, version=2)
+
+    def _victim(self, victim: Victim) -> _Encoder:
+        """The black box: an API, a model as it is, or an encoder trained for the purpose."""
+        api = victim.api
+        if api is not None:
+            identity = api.identity or api.url
+            config = {"api": identity, **api.protocol(), "labels": api.labels}
+            return _Encoder(config, {}, lambda _: Remote.of(api))
+        encoder = self._encoder(victim, "victim.model")
+        if victim.training:
+            return _trained(self._training("victim", encoder, victim.training, gold=1.0))
+        return _Encoder(encoder.config, encoder.inputs, encoder.source, victim.labels)
+
+    def _sanity(self, victim: _Encoder) -> Stage | None:
+        """The gate before the purchase; a victim that was trained here names its own labels."""
+        spec, count = self.spec, self.spec.victim.sanity.count
+        english = [name for name, pairs in spec.evaluation.sets.items() if "en" in pairs.languages]
+        if not count or "model" in victim.inputs or not english:
+            return None
+
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+            return labeling.sanity(
                 target,
-                shards,
-                resources.inference.model_copy(update={"gpus": 0.0}),
-                resources.restarts,
-                tell,
-            )
-            return {"queries": spec.queries.count}
-
-        return Stage("queries", config, build, {"vocabulary": words})
-
-    def _labels(self, gibberish: Stage, victim: _Encoder) -> Stage:
-        spec = self.spec
-
-        def build(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
-            return labeling.build(
-                target,
-                inputs["queries"],
-                spec.queries.count,
-                victim.source(inputs),
-                victim.labels,
+                given["examples"],
+                victim.source(given),
+                spec.victim,
                 spec.inference,
                 spec.resources,
                 tell,
@@ -209,8 +212,42 @@ class _Chain:
             "victim": victim.config,
             "labels": victim.labels,
             "inference": _plain(spec.inference, "tokens_per_batch"),
+            "count": count,
         }
-        return Stage("labels", config, build, {"queries": gibberish, **victim.inputs})
+        inputs = {"examples": self.sets[english[0]][0], **victim.inputs}
+        return Stage("sanity", config, build, inputs, queries=count)
+
+    def _labels(self, gibberish: Stage, victim: _Encoder, sanity: Stage | None) -> Stage:
+        spec = self.spec
+
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+            return labeling.build(
+                target,
+                given["queries"],
+                spec.queries.count,
+                victim.source(given),
+                victim.labels,
+                spec.inference,
+                spec.resources,
+                tell,
+                words=given["vocabulary"],
+            )
+
+        config = {
+            "victim": victim.config,
+            "labels": victim.labels,
+            "inference": _plain(spec.inference, "tokens_per_batch"),
+        }
+        inputs = {"queries": gibberish, "vocabulary": gibberish.inputs["vocabulary"]}
+        return Stage(
+            "labels",
+            config,
+            build,
+            {**inputs, **victim.inputs},
+            version=2,
+            queries=spec.queries.count,
+            waits_for=(sanity,) if sanity is not None else (),
+        )
 
     def _training(
         self,
@@ -238,9 +275,11 @@ class _Chain:
                 count = given["real"].read_table("en.parquet", ["id"]).num_rows
                 ids = nli.nested_subset(count, gold, spec.seed)
                 examples.append(training.Examples(given["real"], "en.parquet", ids=ids))
+            source = encoder.source(given)
+            assert isinstance(source, models.Source), "an API can not be trained"
             job = training.Job(
                 target,
-                encoder.source(given),
+                source,
                 fresh_head,
                 tuple(examples),
                 how,
@@ -259,10 +298,17 @@ class _Chain:
         }
         return Stage(name, config, build, inputs)
 
-    def _evaluation(self, model: _Encoder, judge: Stage | None) -> Stage:
+    def _evaluation(
+        self, name: str, model: _Encoder, english_only: bool = False, judge: Stage | None = None
+    ) -> Stage:
         spec = self.spec
+        sets = {
+            name: (examples, ("en",) if english_only else languages)
+            for name, (examples, languages) in self.sets.items()
+            if not english_only or "en" in languages
+        }
         inputs = dict(model.inputs)
-        inputs |= {f"examples:{name}": examples for name, (examples, _) in self.sets.items()}
+        inputs |= {f"examples:{name}": examples for name, (examples, _) in sets.items()}
         if judge is not None:
             inputs["judge"] = judge
 
@@ -271,7 +317,7 @@ class _Chain:
                 target,
                 {
                     name: (given[f"examples:{name}"], languages)
-                    for name, (_, languages) in self.sets.items()
+                    for name, (_, languages) in sets.items()
                 },
                 model.source(given),
                 model.labels,
@@ -281,13 +327,20 @@ class _Chain:
                 tell,
             )
 
-        config = {
+        config: dict[str, Any] = {
             "model": model.config,
             "labels": model.labels,
             "inference": _plain(spec.inference, "tokens_per_batch"),
         }
-        name = "evaluation" if judge is not None else "victim_evaluation"
-        return Stage(name, config, build, inputs)
+        if english_only:
+            config["languages"] = ["en"]
+        bought = 0
+        if name == "victim_evaluation" and spec.victim.api is not None:
+            bought = sum(
+                nli.rows(spec.evaluation.sets[name], spec.root) * len(languages)
+                for name, (_, languages) in sets.items()
+            )
+        return Stage(name, config, build, inputs, queries=bought)
 
     def _examples(self, pairs: Pairs, where: str) -> Stage:
         spec = self.spec
@@ -359,143 +412,6 @@ def _plain(section: Section, *speed: str) -> dict[str, Any]:
     return found
 
 
-# --- builds that belong to no other module ----------------------------------------------------
-
-
-class Cleaning(sharding.ShardWorker):
-    """An actor that cuts raw paragraphs into sentences."""
-
-    def __init__(self, target: Artifact, raw: Artifact, cleaning: str) -> None:
-        super().__init__(target)
-        self.raw, self.cleaning = raw, cleaning
-
-    def work(self, shard: sharding.Shard) -> tuple[pa.Table, Mapping[str, Any]]:
-        """One row a paragraph: ``sentences``, a list of its cleaned sentences."""
-        paragraphs = sharding.read(self.raw, sharding.Shard(f"{WORK}/raw", shard.start, shard.stop))
-        rows = [
-            list(corpora.sentences([text], self.cleaning))  # type: ignore[arg-type]
-            for text in paragraphs["text"].to_pylist()
-        ]
-        table = pa.table({"sentences": pa.array(rows, pa.list_(pa.string()))})
-        count = sum(len(row) for row in rows)
-        return table, {
-            "sentences": count,
-            "words": sum(len(sentence.split()) for row in rows for sentence in row),
-        }
-
-
-class Gibberish(sharding.ShardWorker):
-    """An actor that makes queries."""
-
-    def __init__(self, target: Artifact, words: Artifact, spec: Spec, seed: int) -> None:
-        super().__init__(target)
-        self.spec, self.seed = spec, seed
-        self.distribution = vocabulary.Distribution.from_tables(
-            words.read_table("words.parquet"), words.read_table("lengths.parquet")
-        )
-
-    def work(self, shard: sharding.Shard) -> tuple[pa.Table, Mapping[str, Any]]:
-        """The queries with these ids: ``id``, ``premise``, ``hypothesis``."""
-        table = queries.generate(
-            self.distribution,
-            self.spec.vocabulary,
-            self.spec.queries,
-            self.seed,
-            shard.start,
-            shard.stop,
-        )
-        return table, {}
-
-
-def _corpus(target: Artifact, spec: Spec, tell: Tell) -> dict[str, Any]:
-    """Write raw paragraphs to the work folder, then clean them shard by shard."""
-    cleaning = "plain" if spec.corpus.source == "miniature" else spec.corpus.cleaning
-    count, chunk = 0, []
-    for text in corpora.paragraphs(spec.corpus, spec.root, spec.seed):
-        chunk.append(text)
-        if len(chunk) == PARAGRAPHS_PER_SHARD:
-            count = _raw(target, chunk, count)
-            chunk = []
-    count = _raw(target, chunk, count) if chunk else count
-    if not count:
-        raise UserError("corpus: the source holds no text")
-    parts = sharding.run(
-        Cleaning,
-        {"raw": target, "cleaning": cleaning},
-        target,
-        sharding.cut(count, PARAGRAPHS_PER_SHARD),
-        spec.resources.inference.model_copy(update={"gpus": 0.0}),
-        spec.resources.restarts,
-        tell,
-    )
-    return {name: sum(part[name] for part in parts) for name in ("sentences", "words")}
-
-
-def _raw(target: Artifact, chunk: list[str], start: int) -> int:
-    shard = sharding.Shard(f"{WORK}/raw", start, start + len(chunk))
-    target.write_table(shard.name, pa.table({"text": chunk}))
-    return shard.stop
-
-
-def _vocabulary(target: Artifact, corpus: Artifact, spec: Spec, tell: Tell) -> dict[str, Any]:
-    counts = vocabulary.Counts.of(())
-    files = corpus.tables()
-    for i, name in enumerate(files):
-        rows = corpus.read_table(name)["sentences"]
-        sentences = (sentence for row in rows.to_pylist() for sentence in row)
-        counts = counts + vocabulary.Counts.of(sentences)
-        tell(i + 1, len(files))
-    distribution = vocabulary.restrict(counts, spec.vocabulary)
-    words, lengths = distribution.to_tables()
-    target.write_table("words.parquet", words)
-    target.write_table("lengths.parquet", lengths)
-    shares = distribution.length_counts / distribution.length_counts.sum()
-    return {
-        "words": len(distribution.words),
-        "tokens": int(distribution.word_counts.sum()),
-        "mean_sentence_words": float((distribution.lengths * shares).sum()),
-        "most_common": [str(word) for word in distribution.words[:MOST_COMMON]],
-    }
-
-
-@ray.remote(num_cpus=1)
-def _pretrain_one(
-    target: Artifact, kind: str, languages: tuple[str, ...], seed: int, steps: int | None
-) -> dict[str, float]:
-    import dataclasses
-    import tempfile
-
-    recipe = encoders.Recipe()
-    if steps is not None:
-        recipe = dataclasses.replace(recipe, **{f"{kind}_steps": steps})
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        results = encoders.pretrain(folder, kind, languages, seed, recipe)  # type: ignore[arg-type]
-        target.upload(folder, kind)
-    return results
-
-
-def _pretrain(target: Artifact, spec: Spec, tell: Tell) -> dict[str, Any]:
-    """Pre-train both encoders of the small world side by side."""
-    steps = {
-        "english": spec.miniature.english_steps,
-        "multilingual": spec.miniature.multilingual_steps,
-    }
-    languages = {"english": ("en",), "multilingual": spec.miniature.languages}
-    running = {
-        _pretrain_one.remote(target, kind, languages[kind], spec.seed, steps[kind]): kind
-        for kind in steps
-    }
-    results: dict[str, Any] = {}
-    tell(0, len(steps))
-    while pending := [ref for ref, kind in running.items() if kind not in results]:
-        ready, _ = ray.wait(pending)
-        for ref in ready:
-            results[running[ref]] = ray.get(ref)
-        tell(len(results), len(steps))
-    return results
-
-
 # --- from stages to artifacts -----------------------------------------------------------------
 
 
@@ -517,6 +433,7 @@ def build(
     storage: Storage,
     display: Display,
     concurrent: int,
+    budget: int | None = None,
 ) -> dict[str, Outcome]:
     """Build stages and all that they are made from; independent ones side by side.
 
@@ -527,6 +444,7 @@ def build(
         storage: Where artifacts lie.
         display: Shows progress.
         concurrent: Stages under way at once.
+        budget: Queries that all of them may spend; None sets no limit.
 
     Returns:
         The outcome of every stage by fingerprint.
@@ -534,11 +452,16 @@ def build(
     every = {stage.fingerprint: stage for top in wanted.values() for stage in ancestors(top)}
     titles = {stage.fingerprint: title for title, stage in wanted.items()}
     after = {
-        key: [inner.fingerprint for inner in stage.inputs.values()] for key, stage in every.items()
+        key: [inner.fingerprint for inner in (*stage.inputs.values(), *stage.waits_for)]
+        for key, stage in every.items()
     }
     # Labels cost money: none is bought before it is known that all labelled sets can be read.
     sets = [key for key, stage in every.items() if stage.name == "examples"]
     after |= {key: after[key] + sets for key, stage in every.items() if stage.name == "labels"}
+    bought = [f"{stage.name}/{key}" for key, stage in every.items() if stage.queries]
+    meter = None  # an actor ends with its last handle, so this one is held to the end
+    if bought and ray.is_initialized():
+        meter = metering.start(storage, budget, bought)
     order = graphlib.TopologicalSorter(after)
     order.prepare()
     outcomes: dict[str, Outcome] = {}
@@ -575,4 +498,5 @@ def build(
                 order.done(key)
     finally:  # Ctrl-C does not wait for what is under way
         pool.shutdown(wait=False, cancel_futures=True)
+        del meter
     return outcomes

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from raythief import models, nli, runs
+from raythief import metering, models, nli, runs
 from raythief.artifacts import Stage, Storage
-from raythief.config import Model, Pairs, Spec, Training
+from raythief.config import Model, Spec, Training
 
 WORDS_PER_SENTENCE = 25.0
 """Mean length of a sentence of WikiText-103 within the default limits; replaced by the measured
@@ -40,15 +39,6 @@ SHAPES: dict[str, tuple[int, int]] = {
 }
 """Layers and hidden size of the paper's encoders (their configs on the hub)."""
 
-SIZES: dict[tuple[str, str], int] = {
-    ("nyu-mll/multi_nli", "train"): 392_702,
-    ("nyu-mll/multi_nli", "validation_matched"): 9_815,
-    ("nyu-mll/multi_nli", "validation_mismatched"): 9_832,
-    ("facebook/xnli", "validation"): 2_490,
-    ("facebook/xnli", "test"): 5_010,
-}
-"""Rows of the hub's data sets in each language."""
-
 
 @dataclass(frozen=True)
 class Work:
@@ -56,7 +46,6 @@ class Work:
 
     what: str
     flops: float = 0.0
-    queries: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,12 +76,18 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
     spec = row.variant.spec
     count = spec.queries.count
     gibberish = _tokens_per_query(row, storage)
-    real = _rows(spec.real.train, spec)
+    real = nli.rows(spec.real.train, spec.root)
     if role == "queries":
         return Work(f"{count:,} pairs")
+    bought = row.stages[role].queries
+    victim_flops = 0.0 if spec.victim.api else 2 * _per_token(spec.victim, spec)
+    if role == "sanity":
+        return Work(f"{bought:,} queries", victim_flops * bought * TOKENS_PER_REAL_PAIR)
     if role == "labels":
         tokens = count * min(gibberish, spec.inference.max_tokens)
-        return Work(f"{count:,} queries", 2 * _per_token(spec.victim, spec) * tokens, count)
+        return Work(f"{count:,} queries", victim_flops * tokens)
+    if role == "victim_evaluation" and spec.victim.api:
+        return Work(f"{bought:,} queries" if bought else "queries not known")
     if role == "victim":
         assert spec.victim.training is not None
         return _training(spec, spec.victim, spec.victim.training, [(real, TOKENS_PER_REAL_PAIR)])
@@ -110,7 +105,8 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
     if role in ("evaluation", "victim_evaluation"):
         model = spec.extractor if role == "evaluation" else spec.victim
         pairs = sum(
-            _rows(chosen, spec) * len(chosen.languages) for chosen in spec.evaluation.sets.values()
+            nli.rows(chosen, spec.root) * len(chosen.languages)
+            for chosen in spec.evaluation.sets.values()
         )
         return Work(f"{pairs:,} pairs", 2 * _per_token(model, spec) * pairs * TOKENS_PER_REAL_PAIR)
     return Work("")
@@ -141,7 +137,7 @@ def show(spec: Spec, only: Sequence[str], console: Console) -> None:
         )
     console.print(table)
     missing = [step for step in plan if not step.there]
-    queries = sum(step.work.queries for step in missing)
+    queries = sum(step.stage.queries for step in missing)
     hours = sum(step.work.flops for step in missing) / speed / 3600
     dollars = queries * spec.costs.query_usd + hours * spec.costs.gpu_hour_usd
     console.print(f"There: {len(plan) - len(missing)} stages. Missing: {len(missing)} stages.")
@@ -152,6 +148,11 @@ def show(spec: Spec, only: Sequence[str], console: Console) -> None:
     )
     if spec.costs.query_usd or spec.costs.gpu_hour_usd:
         console.print(f"Money: ${dollars:,.2f}")
+    if spec.costs.budget is not None:
+        spent = sum(metering.spent(storage, f"{s.stage.name}/{s.stage.fingerprint}")
+                    for s in plan if s.stage.queries)  # fmt: skip
+        enough = "enough" if spent + queries <= spec.costs.budget else "[red]not enough[/]"
+        console.print(f"Budget: {spec.costs.budget:,} queries, {spent:,} spent: {enough}")
 
 
 def _training(spec: Spec, model: Model, how: Training, parts: Sequence[tuple[int, float]]) -> Work:
@@ -192,12 +193,3 @@ def _tokens_per_query(row: runs.Row, storage: Storage) -> float:
         if manifest:
             return float(manifest["results"]["mean_sentence_words"] * 2 * TOKENS_PER_WORD)
     return WORDS_PER_SENTENCE * 2 * TOKENS_PER_WORD
-
-
-def _rows(pairs: Pairs, spec: Spec) -> int:
-    """Rows of a labelled set in one language; 0 if not known without the network."""
-    if pairs.source == "hub":
-        return SIZES.get((pairs.dataset, pairs.split), 0)
-    if pairs.source == "files":
-        return int(pq.read_metadata(nli.files(pairs, spec.root)[0]).num_rows)
-    return pairs.count

@@ -21,9 +21,10 @@ import ray
 import ray.data
 from rich.console import Console
 
-from raythief import hub, models, nli, pipeline, report
+from raythief import hub, labeling, metering, models, nli, pipeline, report
+from raythief.api import Remote
 from raythief.artifacts import Stage, Storage
-from raythief.config import Spec, Variant, expand
+from raythief.config import Spec, Variant, Victim, expand
 from raythief.errors import UserError
 from raythief.progress import Display
 
@@ -91,20 +92,26 @@ def cut_off(row: Row, until: str) -> Row:
     )
 
 
-def check(all_rows: Sequence[Row], storage: Storage) -> None:
+def check(all_rows: Sequence[Row], storage: Storage, budget: int | None) -> None:
     """Find the mistakes that can be found before anything is built, written or paid for.
 
     Raises:
-        UserError: the storage can not be written, or a victim's outputs have no names.
+        UserError: the storage can not be written, the budget is too small, an API's key is not
+            there, or a victim's outputs have no names.
     """
     storage.check_writable()
-    seen = set()
+    _check_budget(all_rows, storage, budget)
+    seen: list[Victim] = []
     for row in all_rows:
         spec = row.variant.spec
         victim = spec.victim
-        if victim.training or "labels" not in row.stages or victim in seen:
+        if "labels" not in row.stages or victim in seen:
             continue
-        seen.add(victim)
+        seen.append(victim)
+        if victim.api is not None:
+            Remote.of(victim.api)
+        if victim.api is not None or victim.training:
+            continue
         folder = spec.root / Path(victim.model).expanduser()
         config = (
             models.config_of(folder, "victim.model")
@@ -115,6 +122,14 @@ def check(all_rows: Sequence[Row], storage: Storage) -> None:
         )
         names = {int(i): name for i, name in config.get("id2label", {}).items()}
         nli.label_names(names, victim.labels, "victim.labels")
+
+
+def _check_budget(all_rows: Sequence[Row], storage: Storage, budget: int | None) -> None:
+    needed = {}
+    for stage in (stage for row in all_rows for stage in row.stages.values() if stage.queries):
+        artifact = storage.artifact(stage.name, stage.fingerprint)
+        needed[artifact.path] = labeling.missing(artifact, stage.queries)
+    metering.check(storage, budget, needed)
 
 
 @contextlib.contextmanager
@@ -225,7 +240,7 @@ def run(
             raise UserError(f"--until {until}: no such stage; choose from {', '.join(known)}")
         wanted = [cut_off(row, until) for row in wanted]
     storage = Storage.at(spec.storage)
-    check(wanted, storage)
+    check(wanted, storage, spec.costs.budget)
     stages = {stage.fingerprint: stage for row in wanted for stage in row.stages.values()}
     titled: dict[str, Stage] = {}
     for key, (role, owner) in owners(wanted).items():
@@ -234,7 +249,7 @@ def run(
         titled[f"{title} {key[:4]}" if title in titled else title] = stages[key]
     with _cluster_for(stages.values(), storage, address), Display(console) as display:
         concurrent = spec.resources.concurrent_stages
-        outcomes = pipeline.build(titled, storage, display, concurrent)
+        outcomes = pipeline.build(titled, storage, display, concurrent, spec.costs.budget)
     record = _record(spec, wanted, outcomes, command, started)
     if until is None:
         name = f"runs/{spec.name}/run.json"

@@ -19,13 +19,15 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from raythief.artifacts import Artifact
+from raythief.artifacts import WORK, Artifact
 from raythief.config import Workers
 from raythief.errors import UserError
-from raythief.progress import Rate, Tell
+from raythief.progress import Rate, Tell, silent
 
 log = logging.getLogger(__name__)
 
+PARTS = f"{WORK}/parts"
+"""Folder of what workers have of shards that are not whole yet."""
 _STATISTICS = b"raythief.statistics"
 
 
@@ -87,14 +89,18 @@ class ShardWorker:
         raise AssertionError("subclasses say what a shard's table is")
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Do the shards of a batch of Ray Data; the answer is only for the progress."""
-        rows = zip(batch["folder"], batch["start"], batch["stop"], strict=True)
-        for folder, start, stop in rows:
-            shard = Shard(str(folder), int(start), int(stop))
+        """Do the shard that is a batch of Ray Data; the answer is only for the progress.
+
+        A mistake of the user's is an answer too: Ray Data would not let its type through.
+        """
+        [folder], [start], [stop] = batch["folder"], batch["start"], batch["stop"]
+        shard, fault = Shard(str(folder), int(start), int(stop)), ""
+        try:
             table, statistics = self.work(shard)
-            kept = {**(table.schema.metadata or {}), _STATISTICS: json.dumps(statistics).encode()}
-            self.target.write_table(shard.name, table.replace_schema_metadata(kept))
-        return {"rows": batch["stop"] - batch["start"]}
+            self.target.write_table(shard.name, with_statistics(table, statistics))
+        except UserError as error:
+            fault = str(error)
+        return {"rows": batch["stop"] - batch["start"], "fault": [fault]}
 
 
 def run(
@@ -104,7 +110,7 @@ def run(
     shards: Iterable[Shard],
     workers: Workers,
     restarts: int,
-    tell: Tell,
+    tell: Tell = silent,
 ) -> list[dict[str, Any]]:
     """Do all shards that ``target`` does not hold yet on a pool of actors.
 
@@ -139,18 +145,54 @@ def run(
 
 def statistics(target: Artifact, shard: Shard) -> dict[str, Any] | None:
     """Numbers kept in a shard's file; None where there is no whole file."""
+    return _statistics(target, shard.name, shard.stop - shard.start)
+
+
+def _statistics(target: Artifact, name: str, rows: int | None) -> dict[str, Any] | None:
     try:
-        with target.storage.fs.open_input_file(f"{target.absolute}/{shard.name}") as file:
+        with target.storage.fs.open_input_file(f"{target.absolute}/{name}") as file:
             metadata = pq.read_metadata(file)
     except FileNotFoundError:
         return None
     except pa.ArrowInvalid:
-        log.warning("%s/%s is cut short and is made anew", target.absolute, shard.name)
+        log.warning("%s/%s is cut short and is made anew", target.absolute, name)
         return None
-    if metadata.num_rows != shard.stop - shard.start:
-        log.warning("%s/%s has too few rows and is made anew", target.absolute, shard.name)
+    if rows is not None and metadata.num_rows != rows:
+        log.warning("%s/%s has too few rows and is made anew", target.absolute, name)
         return None
     found: dict[str, Any] = json.loads(metadata.metadata[_STATISTICS])
+    return found
+
+
+def parts_folder(shard: Shard) -> str:
+    """Where a worker keeps what it has of a shard that is not whole yet."""
+    return f"{PARTS}/{shard.name.removesuffix('.parquet')}"
+
+
+def kept(target: Artifact) -> dict[str, dict[str, Any]]:
+    """Statistics of all that an artifact holds so far by file: shards, and parts of the others."""
+    files = sorted(target.times())
+    found = {}
+    for name in files:
+        if name.rpartition("/")[2].startswith("rows-") and not name.startswith(WORK):
+            shard = Shard.named(name)
+            found[name] = _statistics(target, name, shard.stop - shard.start)
+    for name in files:
+        shard_name = name.removeprefix(f"{PARTS}/").rpartition("/")[0] + ".parquet"
+        if name.startswith(f"{PARTS}/") and found.get(shard_name) is None:
+            found[name] = _statistics(target, name, None)
+    return {name: numbers for name, numbers in found.items() if numbers is not None}
+
+
+def with_statistics(table: pa.Table, statistics: Mapping[str, Any]) -> pa.Table:
+    """The table with numbers about it in its metadata, which its file keeps."""
+    kept = {**(table.schema.metadata or {}), _STATISTICS: json.dumps(statistics).encode()}
+    return table.replace_schema_metadata(kept)
+
+
+def statistics_of(table: pa.Table) -> dict[str, Any]:
+    """The numbers that ``with_statistics`` put there."""
+    found: dict[str, Any] = json.loads(table.schema.metadata[_STATISTICS])
     return found
 
 
@@ -186,4 +228,6 @@ def _stream(
             max_task_retries=restarts,
         )
     for row in done.iter_rows():
+        if row["fault"]:
+            raise UserError(row["fault"])
         yield int(row["rows"])

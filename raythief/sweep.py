@@ -22,7 +22,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from rich.console import Console
 from rich.table import Table
 
-from raythief import pipeline, report, runs
+from raythief import metering, pipeline, report, runs
 from raythief.artifacts import Storage
 from raythief.config import Choice, Spec, Variant, merge, nest, validate
 from raythief.errors import UserError
@@ -49,13 +49,14 @@ def run(spec: Spec, *, address: str | None = None, console: Console) -> dict[str
         update={"storage": storage.uri, "data_root": str(spec.root.resolve()), "variants": {}}
     )
     base = runs.Row(Variant(name=spec.name, spec=spec), pipeline.stages(spec))
-    runs.check([base], storage)
+    runs.check([base], storage, spec.costs.budget)
     for field, choice in spec.sweep.parameters.items():
         trial_spec(spec, {field: _first(choice)})  # a wrong field or value is told now
     with runs.cluster(address), Display(console) as display:
         concurrent = capacity(spec)
         shared = {role: base.stages[role] for role in SHARED if role in base.stages}
-        pipeline.build(shared, storage, display, spec.resources.concurrent_stages)
+        concurrent_stages = spec.resources.concurrent_stages
+        pipeline.build(shared, storage, display, concurrent_stages, spec.costs.budget)
         total = trials(spec)
         with display.stage(f"{total} trials, {concurrent} at once") as tell:
             results = _tune(spec, concurrent, total, tell)
@@ -121,11 +122,13 @@ def _trial(parameters: dict[str, Any], spec: Spec) -> None:
     """Build one trial's stages and report what it scored."""
     chosen = trial_spec(spec, parameters)
     storage, built, score = Storage.at(spec.storage), {}, math.nan
+    meter = metering.start(storage, spec.costs.budget)
     for role, stage in pipeline.stages(chosen).items():
         artifact, new = stage.ensure(storage)
         built[role] = {"path": artifact.path, "reused": not new}
         if role == "evaluation":
             score = objective(artifact.verify()["results"], spec.sweep.set)
+    del meter  # held until here: an actor ends with its last handle
     tune.report(
         {
             "objective": score,

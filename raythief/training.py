@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs
 import ray
 import ray.train
@@ -73,6 +74,7 @@ class Examples:
             if not bought["id"].equals(table["id"]):
                 raise ValueError(f"{self.labels.path} labels other ids than {self.texts.path} has")
             table = table.append_column("label", bought["label"])
+            table = table.filter(pc.is_valid(table["label"]))  # the victim rejected the others
         if self.ids is not None:
             table = table.take(pa.array(self.ids))
         return table.select(COLUMNS.names).cast(COLUMNS)

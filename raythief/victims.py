@@ -6,14 +6,21 @@ MNLI itself entailment). Numbers therefore never leave this module.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from raythief import encoding, models, nli
-from raythief.config import Inference, Label
+from raythief.config import LABELS, Inference, Label
+from raythief.errors import UserError
+from raythief.wordtable import PairEncoder, Texts
+
+log = logging.getLogger(__name__)
 
 
 class Classifier:
@@ -25,6 +32,7 @@ class Classifier:
         inference: Inference,
         cpus: float,
         labels: Sequence[Label] | None = None,
+        words: Sequence[str] | None = None,
     ) -> None:
         """Load the model.
 
@@ -34,38 +42,82 @@ class Classifier:
             cpus: Threads to use on a CPU. Fixed rather than "all there are", because the number
                 of threads may flip near-ties.
             labels: Names of outputs 0, 1, 2 where the model's config does not tell.
+            words: The words of the texts to come, if they are gibberish: spares the tokenizer.
 
         Raises:
             UserError: its config does not name its outputs and ``labels`` is None.
         """
         torch.set_num_threads(max(1, int(cpus)))
         folder = source.local()
-        self.inference = inference
         self.tokenizer = models.tokenizer(folder)
+        self.encode = PairEncoder(self.tokenizer, words, inference.max_tokens)
         self.device = models.device()
         self.dtype = models.dtype(inference.precision, self.device)
-        self.model = models.classifier(folder).to(self.device, self.dtype).eval()
-        self.labels = nli.label_names(self.model.config.id2label, labels, "victim.labels")
+        model = models.classifier(folder, inference.attention).to(self.device, self.dtype).eval()
+        self.labels = nli.label_names(model.config.id2label, labels, "victim.labels")
+        self.model = torch.compile(model, dynamic=True) if inference.compile else model
+        self.tokens_per_batch = inference.tokens_per_batch
+        """Padded tokens per forward pass; halved when they do not fit the GPU's memory."""
 
     @torch.inference_mode()
-    def __call__(
-        self, premises: Sequence[str], hypotheses: Sequence[str]
-    ) -> tuple[list[Label], Mapping[str, Any]]:
+    def __call__(self, premises: Texts, hypotheses: Texts) -> tuple[list[Label], Mapping[str, Any]]:
         """Label pairs.
 
         Returns:
             The name of the likeliest label of each pair, and ``tokens`` (padding not counted),
-            ``padded_tokens`` and ``device``.
+            ``padded_tokens``, ``halved`` (how often the batch had to shrink), ``encoding`` and
+            ``device``.
         """
-        encoded = encoding.encode(self.tokenizer, premises, hypotheses, self.inference.max_tokens)
-        batches = encoding.pack(encoded.lengths, self.inference.tokens_per_batch)
+        encoded = self.encode(premises, hypotheses)
+        before, padded = self.tokens_per_batch, 0
+        answers = []  # they stay on the device until the end: no batch waits for the one before
+        for rows, logits in self._logits(encoded):
+            answers.append((rows, logits.argmax(-1)))
+            padded += len(rows) * int(encoded.lengths[rows].max())
         best = np.zeros(len(encoded), np.int64)
-        for rows in batches:
-            logits = self.model(**encoded.batch(rows, self.device)).logits
-            best[rows] = logits.argmax(-1).cpu().numpy()
-        padded = sum(len(rows) * int(encoded.lengths[rows].max()) for rows in batches)
+        for rows, chosen in answers:
+            best[rows] = chosen.cpu().numpy()
         return [self.labels[i] for i in best], {
             "tokens": int(encoded.lengths.sum()),
             "padded_tokens": padded,
+            "halved": (before // self.tokens_per_batch).bit_length() - 1,
+            "encoding": self.encode.used,
             "device": models.name_of(self.device),
         }
+
+    @torch.inference_mode()
+    def scores(self, premises: Texts, hypotheses: Texts) -> NDArray[np.float32]:
+        """Return the probability of each label, shape [rows, 3], in the order of ``LABELS``."""
+        encoded = self.encode(premises, hypotheses)
+        found = np.zeros((len(encoded), len(LABELS)), np.float32)
+        for rows, logits in self._logits(encoded):
+            found[rows] = logits.float().softmax(-1).cpu().numpy()
+        return found[:, [self.labels.index(label) for label in LABELS]]
+
+    def _logits(
+        self, encoded: encoding.Encoded
+    ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+        """Yield the rows of each batch and the model's outputs for them, in its own order.
+
+        Raises:
+            UserError: the GPU's memory does not hold a single pair.
+        """
+        batches = deque(encoding.pack(encoded.lengths, self.tokens_per_batch))
+        while batches:
+            rows = batches.popleft()
+            try:
+                logits = self.model(**encoded.batch(rows, self.device)).logits
+            except torch.OutOfMemoryError:
+                if len(rows) == 1:
+                    raise UserError(
+                        "inference.max_tokens: the GPU's memory does not hold a single pair of "
+                        f"{encoded.lengths[rows].max()} tokens; lower it, or take a larger GPU"
+                    ) from None
+                self.tokens_per_batch //= 2
+                log.warning("GPU memory is short: %d tokens a batch now", self.tokens_per_batch)
+                torch.cuda.empty_cache()
+                left = np.concatenate([rows, *batches])
+                again = encoding.pack(encoded.lengths[left], self.tokens_per_batch)
+                batches = deque(left[places] for places in again)
+                continue
+            yield rows, logits

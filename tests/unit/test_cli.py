@@ -214,9 +214,11 @@ def test_a_plan_is_printed_and_changes_nothing(
 ):
     file = write(data)
     before = sorted(data.parent.rglob("*"))
-    code, out, err = call("plan", str(file), "--only", "b", "--set", "costs.query_usd=0.1")
+    less = ["--set", "victim.sanity.count=2", "--set", "costs.budget=6"]
+    code, out, err = call("plan", str(file), "--only", "b", "--set", "costs.query_usd=0.1", *less)
     assert (code, err) == (0, "")
-    assert "Queries to buy: 5 ($0.50)" in out
+    assert "Queries to buy: 7 ($0.70)" in out
+    assert "Budget: 6 queries, 0 spent: not enough" in out
     assert sorted(data.parent.rglob("*")) == before
 
 
@@ -225,7 +227,9 @@ def test_a_plan_is_printed_and_changes_nothing(
 OPTIONS = {
     "run": ["SPEC", "--set", "--until", "--only", "--address"],
     "plan": ["SPEC", "--set", "--only"],
+    "status": ["PATH", "--follow"],
     "sweep": ["SPEC", "--set", "--address"],
+    "serve": ["SPEC", "--set", "--address"],
     "report": ["storage", "name"],
     "demo": ["--set", "--full"],
     "reference": [],

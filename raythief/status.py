@@ -1,0 +1,154 @@
+"""How far a purchase is: done, in flight, rejected, spent, rows per second, time left.
+
+Everything is read from storage, so it can be asked from any machine, while a run is under way and
+long after. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from raythief import metering, sharding
+from raythief.artifacts import Artifact, Storage, under_way
+from raythief.errors import UserError
+
+RATE_WINDOW_S = 60.0
+"""Seconds over which the present rate is taken."""
+_ARTIFACT = re.compile(r"(?P<root>.+)/(?P<stage>[a-z_]+)/(?P<fingerprint>[0-9a-f]{16})/?")
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of one artifact that is bought from a victim."""
+
+    path: str
+    state: str
+    """``done``, ``under way`` or ``stopped``."""
+    account: metering.Account
+    rows_per_second: float | None
+    """Over the last minute while it is under way, over all of it when it is done."""
+
+    @property
+    def in_flight(self) -> int:
+        """Queries whose answers are not kept yet; of a run that stopped they are lost."""
+        return self.account.lost if self.state == "under way" else 0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the present rate."""
+        bill = self.account
+        left = bill.queries - bill.kept - bill.rejected
+        return left / self.rows_per_second if self.rows_per_second and left else None
+
+
+def find(place: str) -> list[Status]:
+    """The purchases at an address: a storage folder, or one artifact in it.
+
+    Raises:
+        UserError: nothing was bought there.
+    """
+    one = _ARTIFACT.fullmatch(place)
+    if one:
+        storage = Storage.at(one["root"])
+        candidates = [storage.artifact(one["stage"], one["fingerprint"])]
+    else:
+        storage = Storage.at(place)
+        candidates = _artifacts(storage)
+    found = [status for status in map(_status, candidates) if status is not None]
+    if not found:
+        raise UserError(f"{place}: nothing was bought from a victim there")
+    return sorted(found, key=lambda status: status.path)
+
+
+def show(place: str, follow: bool, console: Console) -> None:
+    """Print the table once, or again and again until nothing is under way."""
+    if not follow:
+        console.print(table(find(place)))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            found = find(place)
+            live.update(table(found), refresh=True)
+            if all(status.state != "under way" for status in found):
+                return
+            time.sleep(2)
+
+
+def table(found: list[Status]) -> Table:
+    """The statuses as a table."""
+    grid = Table(box=box.SIMPLE_HEAD)
+    for heading in ("Artifact", "State"):
+        grid.add_column(heading, no_wrap=True)
+    for heading in ("Done", "Of", "In flight", "Rejected", "Spent", "Lost", "Rows/s", "Left"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    for status in found:
+        bill, rate, left = status.account, status.rows_per_second, status.seconds_left
+        grid.add_row(
+            status.path,
+            status.state,
+            f"{bill.kept + bill.rejected:,}",
+            f"{bill.queries:,}",
+            f"{status.in_flight:,}",
+            f"{bill.rejected:,}",
+            f"{bill.spent:,}",
+            f"{bill.lost - status.in_flight:,}",
+            "" if rate is None else f"{rate:,.1f}",
+            "" if left is None else _duration(left),
+        )
+    return grid
+
+
+def _artifacts(storage: Storage) -> list[Artifact]:
+    selector = pa.fs.FileSelector(storage.root, recursive=False, allow_not_found=True)
+    stages = storage.fs.get_file_info(selector)
+    found = []
+    for stage in (info for info in stages if info.type == pa.fs.FileType.Directory):
+        for info in storage.fs.get_file_info(pa.fs.FileSelector(stage.path)):
+            if re.fullmatch(r"[0-9a-f]{16}", info.base_name):
+                found.append(storage.artifact(stage.base_name, info.base_name))
+    return found
+
+
+def _status(artifact: Artifact) -> Status | None:
+    """The status of an artifact; None of one that is not bought."""
+    manifest = artifact.manifest()
+    if manifest is not None:
+        return _finished(artifact, manifest)
+    if not metering.has_ledger(artifact):
+        return None
+    kept = sharding.kept(artifact)
+    bill = metering.account(artifact, kept.values())
+    if not under_way(artifact):
+        return Status(artifact.path, "stopped", bill, None)
+    since = time.time() - RATE_WINDOW_S
+    times = artifact.times()
+    recent = {name: times[name] for name in kept if times.get(name, 0) > since}
+    rate = None
+    if recent:
+        rows = sum(kept[name]["rows"] for name in recent)
+        rate = rows / max(time.time() - max(since, metering.started(artifact)), 1e-3)
+    return Status(artifact.path, "under way", bill, rate)
+
+
+def _finished(artifact: Artifact, manifest: dict[str, Any]) -> Status | None:
+    results = manifest["results"]
+    if "spent" not in results:
+        return None
+    names = metering.Account.__dataclass_fields__
+    bill = metering.Account(**{name: results[name] for name in names})
+    return Status(artifact.path, "done", bill, bill.queries / max(manifest["seconds"], 1e-3))
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
