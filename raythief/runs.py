@@ -92,7 +92,7 @@ def cut_off(row: Row, until: str) -> Row:
     )
 
 
-def check(all_rows: Sequence[Row], storage: Storage, budget: int | None) -> None:
+def check(all_rows: Sequence[Row], storage: Storage, budget: int | None = None) -> None:
     """Find the mistakes that can be found before anything is built, written or paid for.
 
     Raises:
