@@ -227,7 +227,7 @@ def test_a_plan_is_printed_and_changes_nothing(
 OPTIONS = {
     "run": ["SPEC", "--set", "--until", "--only", "--address"],
     "plan": ["SPEC", "--set", "--only"],
-    "status": ["PATH", "--follow"],
+    "status": ["path", "--follow"],
     "sweep": ["SPEC", "--set", "--address"],
     "serve": ["SPEC", "--set", "--address"],
     "report": ["storage", "name"],
