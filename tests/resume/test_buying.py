@@ -123,6 +123,7 @@ def test_a_budget_one_row_short_buys_nothing(fresh: Path, tmp_path: Path) -> Non
         assert check_labels(fresh)["spent"] == bought(server) == 600
 
 
+@pytest.mark.slow
 def test_all_workers_keep_to_one_limit_one_key_and_one_budget(
     fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +152,7 @@ def test_all_workers_keep_to_one_limit_one_key_and_one_budget(
     assert key not in stopped.stderr + done.stderr + stopped.stdout + done.stdout
 
 
+@pytest.mark.slow
 def test_bad_rows_are_set_aside(fresh: Path, tmp_path: Path) -> None:
     [vocabulary] = fresh.glob("vocabulary/*/words.parquet")
     word = pq.read_table(vocabulary)["word"][40].as_py()
