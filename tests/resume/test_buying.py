@@ -178,6 +178,7 @@ def test_bad_rows_are_set_aside(fresh: Path, tmp_path: Path) -> None:
     assert extractor["results"]["examples"] == results["kept"]
 
 
+@pytest.mark.slow
 def test_permuted_labels_are_refused_before_the_purchase(fresh: Path, tmp_path: Path) -> None:
     [examples] = fresh.glob("examples/*/de.parquet")
     table = pq.read_table(examples.with_name("en.parquet")).to_pylist()
