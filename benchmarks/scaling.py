@@ -1,25 +1,112 @@
-"""Labelling against an API that answers in 200 ms: rows a second, as a share of the ideal.
+"""How labelling grows: with requests in flight to an API, and with the nodes of a cluster.
 
-    python benchmarks/scaling.py [--actors 1 2 4] [--in-flight 1 8 64] [--rounds 20]
+    python benchmarks/scaling.py [--actors 1 2 4] [--in-flight 1 8 64] [--nodes 1 2 4]
 
-One row a request, so that A actors with F requests in flight can get A x F / 0.2 rows a second and
-no more. The clock runs from the first request that reaches the API to the last answer: the start
-of actors is told apart. The API and Ray share the machine's cores. The last line is one JSON object
-with `efficiency`, by actors and requests in flight.
+First against an API that answers in 200 ms: rows a second, as a share of the ideal. One row a
+request, so that A actors with F requests in flight can get A x F / 0.2 rows a second and no more.
+The clock runs from the first request that reaches the API to the last answer. The API and Ray share
+the machine's cores.
+
+Then over several Ray nodes on this machine, each with an accelerator that is simulated: a tiny
+model whose every batch takes as long as a device of 20,000 tokens a second would need. The rate is
+told as a share of what one node reaches, times the nodes; the labels must be the same.
+
+Actors begin together, for on a small machine they start one after another, which is told apart.
+The last line is one JSON object: `efficiency` by actors and requests in flight, `efficiency_nodes`
+by nodes, and `same_labels`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
+import secrets
 import socket
 import tempfile
 import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import pyarrow as pa
+import torch
+from generation import synthetic
+from labeling import first_query, save_model
+
+from raythief import config, labeling, metering, models, queries, runs, sharding
+from raythief.api import Remote
+from raythief.artifacts import WORK, Storage
+from raythief.config import Api, Inference, Resources, Workers
+from raythief.progress import silent
 
 LATENCY_S = 0.2
+TOKENS_PER_SECOND = 20_000.0
+ROWS_PER_NODE = 1024
+SEED = 0
+
+
+class Together(labeling.Labeling):
+    """Begins when all actors of the pool are there."""
+
+    actors = 1
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.target.write(f"{WORK}/here/{uuid.uuid4().hex}", b"")
+
+    def work(self, shard: sharding.Shard) -> tuple[pa.Table, Mapping[str, Any]]:
+        """Label the shard once everyone is there."""
+        arrived = Path(self.target.absolute) / WORK / "here"
+        while len(list(arrived.iterdir())) < self.actors:
+            time.sleep(0.02)
+        return super().work(shard)
+
+
+class Accelerated(Together):
+    """Has a device that reads a certain number of tokens a second."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        assert self.ask.model is not None
+        model = self.ask.model.model
+
+        def slowly(input_ids: torch.Tensor, **rest: torch.Tensor) -> Any:
+            ready = time.monotonic() + input_ids.numel() / TOKENS_PER_SECOND
+            answer = model(input_ids=input_ids, **rest)
+            time.sleep(max(0.0, ready - time.monotonic()))
+            return answer
+
+        self.ask.model.model = slowly
+
+
+def label(
+    rows: pa.Table, victim: Any, how: Inference, actors: Workers, worker: type[Together]
+) -> tuple[float, float, list[str]]:
+    """Seconds from the first query to the last label, seconds before it, and the labels."""
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Storage.at(folder)
+        made, target = (storage.artifact(name, "0" * 16) for name in ("queries", "labels"))
+        made.write_table(sharding.Shard("", 0, rows.num_rows).name, rows)
+        started = time.perf_counter()
+        meter = metering.start(storage, None)
+        gathered = type(worker.__name__, (worker,), {"actors": actors.workers})
+        with mock.patch.object(labeling, "Labeling", gathered), first_query(target) as began:
+            labeling.build(
+                target, made, rows.num_rows, victim, None, how,
+                Resources(inference=actors), silent,
+            )  # fmt: skip
+            ended = time.perf_counter()
+        del meter
+        labels = target.read_table(columns=["label"])["label"].to_pylist()
+        return ended - began(), began() - started, labels
+
+
+# --- an API -----------------------------------------------------------------------------------
 
 
 def serve(port: int, times: Any) -> None:
@@ -40,54 +127,9 @@ def serve(port: int, times: Any) -> None:
     web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
 
 
-def measure(port: int, times: Any, actors: int, in_flight: int, rounds: int) -> tuple[float, float]:
-    """Share of the ideal that labelling reaches, and the seconds before its first request."""
-    import pyarrow as pa
-
-    from raythief import labeling, metering, sharding
-    from raythief.api import Remote
-    from raythief.artifacts import Storage
-    from raythief.config import Api, Inference, Resources, Workers
-    from raythief.progress import silent
-
-    per_actor = in_flight * rounds
-    rows = actors * per_actor
-    with tempfile.TemporaryDirectory() as folder:
-        storage = Storage.at(folder)
-        queries, target = (storage.artifact(name, "0" * 16) for name in ("queries", "labels"))
-        texts = pa.array([f"some {i} words" for i in range(rows)])
-        table = pa.table({"id": range(rows), "premise": texts, "hypothesis": texts})
-        queries.write_table(sharding.Shard("", 0, rows).name, table)
-        meter = metering.start(storage, None)
-        url = f"http://127.0.0.1:{port}/predict"
-        api = Api(url=url, rows_per_request=1, in_flight=in_flight)
-        times[0] = times[1] = 0.0
-        started = time.time()
-        labeling.build(
-            target,
-            queries,
-            rows,
-            Remote(api),
-            None,
-            Inference(rows_per_shard=per_actor),
-            Resources(inference=Workers(workers=actors, cpus=0.5, gpus=0)),
-            silent,
-        )
-        del meter
-    ideal = rows / (actors * in_flight) * LATENCY_S
-    return ideal / (times[1] - times[0]), times[0] - started
-
-
-def main() -> None:
-    """Measure every combination on a Ray of our own."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--rounds", type=int, default=20, help="answers for each place in flight")
-    asked = parser.parse_args()
-    os.environ.update(RAY_worker_niceness="0")  # the API here is no nicer than its clients
-    from raythief import runs
-
+@contextlib.contextmanager
+def api() -> Iterator[tuple[str, Any]]:
+    """An API in a process of its own: its address, and the times that it notes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -95,19 +137,104 @@ def main() -> None:
     times = context.Array("d", [0.0, 0.0])
     server = context.Process(target=serve, args=(port, times), daemon=True)
     server.start()
-    found: dict[str, dict[str, float]] = {}
     try:
-        with runs.cluster(None):
-            for actors in asked.actors:
-                for in_flight in asked.in_flight:
-                    share, wait = measure(port, times, actors, in_flight, asked.rounds)
-                    found.setdefault(str(actors), {})[str(in_flight)] = round(share, 3)
-                    print(
-                        f"{actors} actors, {in_flight} in flight: {share:.3f} ({wait:.1f} s start)"
-                    )
+        yield f"http://127.0.0.1:{port}/predict", times
     finally:
         server.terminate()
-    print(json.dumps({"efficiency": found}))
+
+
+def over_requests(
+    actors: Sequence[int], in_flight: Sequence[int], rounds: int
+) -> dict[str, dict[str, float]]:
+    """Share of the ideal by actors and requests in flight."""
+    found: dict[str, dict[str, float]] = {}
+    with api() as (url, times), runs.cluster(None):
+        for pool in actors:
+            for flying in in_flight:
+                count = pool * flying * rounds
+                texts = pa.array([f"some {i} words" for i in range(count)])
+                rows = pa.table({"id": range(count), "premise": texts, "hypothesis": texts})
+                times[0] = times[1] = 0.0
+                victim = Remote(Api(url=url, rows_per_request=1, in_flight=flying))
+                how = Inference(rows_per_shard=flying * rounds)
+                workers = Workers(workers=pool, cpus=0.5, gpus=0)
+                _, start, _ = label(rows, victim, how, workers, Together)
+                share = rounds * LATENCY_S / (times[1] - times[0])
+                found.setdefault(str(pool), {})[str(flying)] = round(share, 3)
+                print(
+                    f"{pool} actors, {flying} in flight: {share:.3f} ({start:.1f} s start)",
+                    flush=True,
+                )
+    return found
+
+
+# --- nodes ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def nodes(count: int) -> Iterator[None]:
+    """A cluster of nodes with one accelerator each, and a driver on the first."""
+    from ray.cluster_utils import Cluster
+
+    here = {"num_cpus": 2, "num_gpus": 1, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=here)
+    try:
+        for _ in range(count - 1):
+            cluster.add_node(num_cpus=2, num_gpus=1)
+        with runs.cluster(cluster.address):
+            yield
+    finally:
+        cluster.shutdown()
+
+
+def over_nodes(counts: Sequence[int]) -> tuple[dict[str, float], bool]:
+    """Share of the ideal by nodes, and whether all gave the same labels."""
+    source = synthetic(20_000)
+    rows = queries.generate(
+        source, config.Vocabulary(), config.Queries(), SEED, 0, max(counts) * ROWS_PER_NODE
+    )
+    how = Inference(rows_per_shard=ROWS_PER_NODE // 8, tokens_per_batch=4096)
+    found: dict[str, float] = {}
+    seen: list[list[str]] = []
+    one = None
+    with tempfile.TemporaryDirectory() as place:
+        save_model(Path(place), source, 2, 64)
+        victim = models.Source(path=place)
+        for count in counts:
+            mine = rows.slice(0, count * ROWS_PER_NODE)
+            workers = Workers(workers=count, cpus=1, gpus=1)
+            with nodes(count):
+                seconds, start, labels = label(mine, victim, how, workers, Accelerated)
+            rate = mine.num_rows / seconds
+            one = one or rate / count
+            seen.append(labels)
+            found[str(count)] = round(rate / count / one, 3)
+            print(
+                f"{count} nodes: {rate:,.0f} rows/s, {found[str(count)]:.3f} of "
+                f"{count} x one node ({start:.1f} s start)",
+                flush=True,
+            )
+    longest = max(seen, key=len)
+    return found, all(labels == longest[: len(labels)] for labels in seen)
+
+
+def main() -> None:
+    """Both tables, each on a Ray of its own."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--actors", type=int, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--rounds", type=int, default=20, help="answers for each place in flight")
+    parser.add_argument("--nodes", type=int, nargs="*", default=[1, 2, 4])
+    asked = parser.parse_args()
+    os.environ.update(RAY_worker_niceness="0")  # the API here is no nicer than its clients
+    # The nodes of a cluster of our own let in nobody else.
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    found: dict[str, Any] = {}
+    if asked.actors:
+        found["efficiency"] = over_requests(asked.actors, asked.in_flight, asked.rounds)
+    if asked.nodes:
+        found["efficiency_nodes"], found["same_labels"] = over_nodes(asked.nodes)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

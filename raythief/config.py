@@ -255,7 +255,8 @@ class Training(Section):
     freeze_embeddings: bool = False
     """Leave the embedding layer as pre-trained."""
     max_tokens: int = Field(256, ge=8)
-    """Longest encoded pair; longer ones are cut at the end of the longer sentence."""
+    """Longest encoded pair, or as long as the model can hold; longer ones are cut at the end of the
+    longer sentence."""
     tokens_per_micro_batch: int = Field(4096, ge=8)
     """Padded tokens that one worker holds at once; gradients are summed over micro-batches."""
     precision: Precision = "auto"
@@ -470,7 +471,8 @@ class Inference(Section):
     tokens_per_batch: int = Field(8192, ge=8)
     """Padded tokens per forward pass; halved by an actor whose GPU memory does not hold them."""
     max_tokens: int = Field(256, ge=8)
-    """Longest encoded pair; longer ones are cut at the end of the longer sentence."""
+    """Longest encoded pair, or as long as the model can hold; longer ones are cut at the end of the
+    longer sentence."""
     precision: Precision = "auto"
     """`auto` is bfloat16 where the GPU has it, else float32."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"

@@ -86,8 +86,16 @@ class Asker:
             A label for each row, None where it was rejected; and the shard's statistics:
             ``rows``, ``labels``, ``rejected`` (id and reason), ``spent``, ``attempts``,
             ``retries``, ``device``, and of a model ``tokens`` and ``padded_tokens``.
+
+        Raises:
+            UserError: the purchase can not go on; the others' ends too, once all that is in
+                flight was kept.
         """
-        labels, statistics = (self._model if self.model else self._api)(shard, rows)
+        try:
+            labels, statistics = (self._model if self.model else self._api)(shard, rows)
+        except UserError as error:
+            ray.get(self.meter.stop.remote(self.target.path, str(error)))
+            raise
         given = Counter(label for label in labels if label is not None)
         return labels, {**statistics, "rows": len(labels), "labels": dict(given)}
 
@@ -248,6 +256,7 @@ def build(
             shards,
             resources.inference,
             resources.restarts,
+            drain=isinstance(source, Remote),
         )
     return results(target, parts, count)
 

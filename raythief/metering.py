@@ -123,6 +123,7 @@ class Meter:
         self.ledgers: dict[str, dict[str, Any]] = {}
         self.done: dict[str, list[int]] = {}
         self.free_at: dict[str, float] = {}
+        self.faults: dict[str, str] = {}
 
     def open(self, path: str, queries: int, kept: int, rejected: int) -> None:
         """Begin, or go on with, the purchase of an artifact of so many queries."""
@@ -130,12 +131,20 @@ class Meter:
         ledger = _read(self.storage, path)
         self.ledgers[path] = {**ledger, "queries": queries, "started": time.time()}
         self.done[path] = [kept, rejected]
+        self.faults.pop(path, None)
         self._write(path)
 
-    def take(self, path: str, least: int, most: int) -> int:
+    def stop(self, path: str, fault: str) -> None:
+        """End a purchase: nothing more is granted, and what is in flight may come home."""
+        self.faults.setdefault(path, fault)
+
+    def take(self, path: str, least: int, most: int) -> int | str:
         """Take ``most`` queries from the budget, or what is left of it; 0 if that is below
-        ``least``. They stand on storage before they are granted.
+        ``least``, and the fault for which the purchase was stopped, if it was. They stand on
+        storage before they are granted.
         """
+        if path in self.faults:
+            return self.faults[path]
         ledger = self._ledger(path)
         grant = most
         if self.budget is not None:
@@ -217,8 +226,15 @@ class Purse:
     @classmethod
     def of(cls, meter: Any, path: str, window: int) -> Purse:
         """A purse that the run's meter fills for an artifact."""
+
+        def take(least: int, most: int) -> int:
+            grant: int | str = ray.get(meter.take.remote(path, least, most))
+            if isinstance(grant, str):
+                raise UserError(grant)
+            return grant
+
         return cls(
-            lambda least, most: int(ray.get(meter.take.remote(path, least, most))),
+            take,
             lambda rows: ray.get(meter.give_back.remote(path, rows)),
             window,
         )

@@ -83,6 +83,20 @@ def fresh_classifier(folder: Path, seed: int) -> PreTrainedModel:
     return model
 
 
+def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that a pair may have at most: what the tokenizer says, and what the model holds.
+
+    Encoders of RoBERTa's family number their positions from the padding token's id on, so that
+    many fewer than their table's rows are for use.
+    """
+    most = int(tokenizer.model_max_length)
+    for name, table in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(table, torch.nn.Embedding):
+            first = 0 if table.padding_idx is None else table.padding_idx + 1
+            most = min(most, table.num_embeddings - first)
+    return most
+
+
 def config_of(folder: Path, field: str) -> dict[str, Any]:
     """The ``config.json`` of a model folder.
 

@@ -111,6 +111,7 @@ def run(
     workers: Workers,
     restarts: int,
     tell: Tell = silent,
+    drain: bool = False,
 ) -> list[dict[str, Any]]:
     """Do all shards that ``target`` does not hold yet on a pool of actors.
 
@@ -122,9 +123,14 @@ def run(
         workers: Size of the pool and resources of each actor.
         restarts: How often an actor that dies is started anew before the run fails.
         tell: Told the rows that are done.
+        drain: After a fault, wait until all shards have answered. For workers that then end
+            quickly by themselves, and would lose what they have paid for if they were killed.
 
     Returns:
         The statistics of every shard, in the order of ``shards``.
+
+    Raises:
+        UserError: a worker met a mistake of the user's. The shards that are done are kept.
     """
     shards = list(shards)
     missing = [shard for shard in shards if statistics(target, shard) is None]
@@ -135,9 +141,16 @@ def run(
     tell(done, total)
     if missing:
         rate = Rate("rows")
-        for rows in _stream(worker, {**arguments, "target": target}, missing, workers, restarts):
-            done += rows
-            tell(done, total, rate.add(rows))
+        fault = ""
+        for row in _stream(worker, {**arguments, "target": target}, missing, workers, restarts):
+            fault = fault or row["fault"]
+            if fault and not drain:
+                break
+            if not row["fault"]:
+                done += row["rows"]
+                tell(done, total, rate.add(row["rows"]))
+        if fault:
+            raise UserError(fault)
     found = [statistics(target, shard) for shard in shards]
     assert all(entry is not None for entry in found), "Ray Data ended with shards missing"
     return [entry for entry in found if entry is not None]
@@ -209,8 +222,8 @@ def _stream(
     shards: list[Shard],
     workers: Workers,
     restarts: int,
-) -> Iterator[int]:
-    """Yield the rows of each shard as it is done."""
+) -> Iterator[dict[str, Any]]:
+    """Yield the answer of each shard as it is done."""
     size = min(workers.workers, len(shards))
     rows = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
     with warnings.catch_warnings():
@@ -227,7 +240,4 @@ def _stream(
             max_restarts=restarts,
             max_task_retries=restarts,
         )
-    for row in done.iter_rows():
-        if row["fault"]:
-            raise UserError(row["fault"])
-        yield int(row["rows"])
+    yield from done.iter_rows()

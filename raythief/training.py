@@ -182,17 +182,18 @@ def worker_loop(config: Mapping[str, Any]) -> None:
 
     folder = job.source.local()
     table = pa.concat_tables([part.read() for part in job.examples])
+    plain = models.fresh_classifier(folder, job.seed) if job.fresh_head else _trained(folder)
+    tokenizer = models.tokenizer(folder)
     data = encoding.encode(
-        models.tokenizer(folder),
+        tokenizer,
         table["premise"].to_pylist(),
         table["hypothesis"].to_pylist(),
-        training.max_tokens,
+        min(training.max_tokens, models.longest(plain, tokenizer)),
     )
     labels = np.array([LABELS.index(label) for label in table["label"].to_pylist()])
     weights = class_weights(labels, training.class_weights).to(device)
     schedule = Schedule(training, data.lengths, job.seed)
 
-    plain = models.fresh_classifier(folder, job.seed) if job.fresh_head else _trained(folder)
     if training.freeze_embeddings:
         plain.base_model.embeddings.requires_grad_(False)
     model = ray.train.torch.prepare_model(plain, move_to_device=device)

@@ -50,10 +50,11 @@ class Classifier:
         torch.set_num_threads(max(1, int(cpus)))
         folder = source.local()
         self.tokenizer = models.tokenizer(folder)
-        self.encode = PairEncoder(self.tokenizer, words, inference.max_tokens)
         self.device = models.device()
         self.dtype = models.dtype(inference.precision, self.device)
         model = models.classifier(folder, inference.attention).to(self.device, self.dtype).eval()
+        longest = min(inference.max_tokens, models.longest(model, self.tokenizer))
+        self.encode = PairEncoder(self.tokenizer, words, longest)
         self.labels = nli.label_names(model.config.id2label, labels, "victim.labels")
         self.model = torch.compile(model, dynamic=True) if inference.compile else model
         self.tokens_per_batch = inference.tokens_per_batch

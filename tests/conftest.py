@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -97,6 +98,16 @@ def files_of(folder: Path, stages: Sequence[str]) -> dict[str, bytes]:
         for stage in stages
         for path in sorted((folder / stage).rglob("*.parquet"))
     }
+
+
+def prepared(whole: tuple[Path, Path, dict[str, Any]], folder: Path, *dropped: str) -> Path:
+    """A copy of the finished storage in which some stages have yet to be built."""
+    _, storage, _ = whole
+    copy = folder / "artifacts"
+    shutil.copytree(storage, copy)
+    for stage in dropped:
+        shutil.rmtree(copy / stage)
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -16,13 +16,14 @@ from typing import Any
 
 import httpx2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 from transformers import AutoModelForSequenceClassification
 
 import hub_server
-from conftest import command, write_spec
+from conftest import command, prepared, raythief, write_spec
 from raythief import config, models, pipeline, serving
 from raythief.artifacts import Storage
 from raythief.config import LABELS
@@ -190,6 +191,42 @@ def test_many_requests_at_once_keep_their_order(
         answers = list(pool.map(lambda cut: server.ask(rows[slice(*cut)]), cuts))
     for (start, stop), found in zip(cuts, answers, strict=True):
         assert [answer["label"] for answer in found] == labels[start:stop]
+
+
+@pytest.mark.slow
+def test_a_run_buys_its_labels_there(
+    server: Server,
+    classifier: Classifier,
+    whole: tuple[Path, Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The attack against our own API, as an outsider would run it."""
+    monkeypatch.setenv("VICTIM_KEY", KEY)
+    storage = prepared(whole, tmp_path, "labels", "extractor", "finetuned", "evaluation")
+    api = {
+        "url": f"http://127.0.0.1:{server.port}/predict",
+        "key_env": "VICTIM_KEY",
+        "rows_per_request": 16,
+        "in_flight": 8,
+    }
+    victim = {"training": None, "model": "none/none", "api": api, "sanity": {"count": 0}}
+    spec = write_spec(tmp_path, storage=str(storage), victim=victim)
+    done = raythief("run", str(spec), "--until", "labels")
+    assert done.returncode == 0, done.stderr
+    [queries], [bought] = storage.glob("queries/*"), storage.glob("labels/*")
+    asked, given = (
+        pq.read_table([str(file) for file in sorted(folder.glob("rows-*.parquet"))])
+        for folder in (queries, bought)
+    )
+    assert given["id"].to_pylist() == list(range(600))
+    texts = asked["premise"].to_pylist(), asked["hypothesis"].to_pylist()
+    expected, _ = classifier(*texts)
+    best = np.sort(classifier.scores(*texts), axis=-1)
+    clear = best[:, 2] - best[:, 1] > 1e-4  # a near-tie may fall otherwise in other company
+    pairs = zip(expected, given["label"].to_pylist(), clear, strict=True)
+    assert clear.sum() > 500
+    assert not [(ours, theirs) for ours, theirs, sure in pairs if sure and ours != theirs]
 
 
 def test_its_health_and_its_pages_need_no_key(server: Server) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from test_kill import kill_when, prepared, start
+from test_kill import kill_when, start
 
 from api_server import ApiServer, label_of
-from conftest import raythief, run_spec, write_spec
+from conftest import prepared, raythief, run_spec, write_spec
 from raythief import status
 
 Whole = tuple[Path, Path, dict[str, Any]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import command, files_of, raythief, write_spec
+from conftest import command, files_of, prepared, raythief, write_spec
 
 Whole = tuple[Path, Path, dict[str, Any]]
 
@@ -36,16 +35,6 @@ def kill_when(process: subprocess.Popen[bytes], moment: Callable[[], bool]) -> N
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def prepared(whole: Whole, folder: Path, *dropped: str) -> Path:
-    """A copy of the finished storage in which some stages have yet to be built."""
-    _, storage, _ = whole
-    copy = folder / "artifacts"
-    shutil.copytree(storage, copy)
-    for stage in dropped:
-        shutil.rmtree(copy / stage)
-    return copy
 
 
 def parts(folder: Path) -> list[Path]:

@@ -1,0 +1,161 @@
+"""The budget: taken before it is used, on storage before it is granted, and never exceeded."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from raythief import metering
+from raythief.artifacts import Artifact, Storage
+from raythief.errors import UserError
+from raythief.metering import Meter, Purse
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage.at(str(tmp_path))
+
+
+@pytest.fixture
+def labels(storage: Storage) -> Artifact:
+    return storage.artifact("labels", "a" * 16)
+
+
+def opened(storage: Storage, *artifacts: Artifact, budget: int | None) -> Meter:
+    meter = Meter(storage, budget, [artifact.path for artifact in artifacts])
+    for artifact in artifacts:
+        meter.open(artifact.path, 100, 0, 0)
+    return meter
+
+
+def test_the_last_queries_are_granted_in_part(storage: Storage, labels: Artifact) -> None:
+    meter = opened(storage, labels, budget=10)
+    assert meter.take(labels.path, 4, 8) == 8
+    assert meter.take(labels.path, 4, 8) == 0  # two are left, and four are needed
+    assert meter.take(labels.path, 1, 8) == 2
+    assert meter.take(labels.path, 1, 8) == 0
+
+
+def test_what_is_given_back_may_be_taken_again(storage: Storage, labels: Artifact) -> None:
+    meter = opened(storage, labels, budget=10)
+    meter.take(labels.path, 10, 10)
+    meter.give_back(labels.path, 3)
+    assert meter.take(labels.path, 1, 10) == 3
+
+
+def test_a_budget_is_one_for_all_artifacts(storage: Storage, labels: Artifact) -> None:
+    sanity = storage.artifact("victim_sanity", "b" * 16)
+    meter = opened(storage, labels, sanity, budget=10)
+    assert meter.take(sanity.path, 6, 6) == 6
+    assert meter.take(labels.path, 1, 10) == 4
+
+
+def test_without_a_budget_everything_is_granted(storage: Storage, labels: Artifact) -> None:
+    assert opened(storage, labels, budget=None).take(labels.path, 1, 10**9) == 10**9
+
+
+def test_a_new_meter_knows_what_an_old_one_granted(storage: Storage, labels: Artifact) -> None:
+    opened(storage, labels, budget=10).take(labels.path, 7, 7)
+    started_anew = Meter(storage, 10, [labels.path])  # after its node was lost: nobody opens again
+    assert started_anew.take(labels.path, 1, 10) == 3
+    next_run = opened(storage, labels, budget=12)
+    assert next_run.take(labels.path, 1, 10) == 2
+
+
+def test_what_was_taken_and_never_kept_is_lost(storage: Storage, labels: Artifact) -> None:
+    meter = opened(storage, labels, budget=None)
+    meter.take(labels.path, 50, 50)
+    meter.give_back(labels.path, 5)
+    part = {"rows": 30, "rejected": [[7, "refused"]], "spent": 33, "attempts": 9, "retries": 1}
+    bill = metering.account(labels, [part])
+    assert (bill.kept, bill.rejected, bill.spent, bill.lost) == (29, 1, 45, 12)
+    assert (bill.attempts, bill.retries) == (9, 1)
+
+
+def test_a_stopped_purchase_gets_nothing_more_until_it_is_opened_again(
+    storage: Storage, labels: Artifact
+) -> None:
+    meter = opened(storage, labels, budget=None)
+    meter.stop(labels.path, "the first fault")
+    meter.stop(labels.path, "the second fault")
+    assert meter.take(labels.path, 1, 1) == "the first fault"
+    meter.open(labels.path, 100, 0, 0)
+    assert meter.take(labels.path, 1, 1) == 1
+
+
+def test_a_pace_spreads_requests_of_all_who_ask(storage: Storage) -> None:
+    meter = Meter(storage, None, [])
+    waits = [meter.pace("http://victim", 10.0) for _ in range(4)]
+    assert waits == pytest.approx([0, 10, 20, 30], abs=1)
+    assert meter.pace("http://another", 10.0) == 0
+
+
+@pytest.mark.parametrize(("budget", "enough"), [(None, True), (30, True), (29, False)])
+def test_a_plan_above_the_budget_is_refused(
+    storage: Storage, labels: Artifact, budget: int | None, enough: bool
+) -> None:
+    opened(storage, labels, budget=None).take(labels.path, 20, 20)
+    needed = {labels.path: 10}
+    if enough:
+        metering.check(storage, budget, needed)
+        return
+    with pytest.raises(UserError, match=r"costs\.budget: 10 queries are needed and 20 are spent"):
+        metering.check(storage, budget, needed)
+
+
+class Till:
+    """A budget without a meter, which says how it was asked."""
+
+    def __init__(self, money: int) -> None:
+        self.money = money
+        self.asked: list[tuple[int, int]] = []
+        self.lock = threading.Lock()
+
+    def take(self, least: int, most: int) -> int:
+        with self.lock:
+            self.asked.append((least, most))
+            grant = min(most, self.money) if min(most, self.money) >= least else 0
+            self.money -= grant
+            return grant
+
+    def give_back(self, rows: int) -> None:
+        with self.lock:
+            self.money += rows
+
+
+def test_a_purse_takes_a_window_at_a_time_and_never_more_than_is_wanted() -> None:
+    till = Till(1000)
+    purse = Purse(till.take, till.give_back, window=32)
+    for wanted in (40, 32, 24, 16, 8):
+        purse.spend(8, wanted)
+    assert till.asked == [(8, 32), (8, 8)]
+    purse.close()
+    assert till.money == 960
+
+
+def test_an_empty_till_ends_it_and_refunds_go_on() -> None:
+    till = Till(10)
+    purse = Purse(till.take, till.give_back, window=8)
+    purse.spend(8, 100)
+    with pytest.raises(UserError, match=r"costs\.budget: all of it is spent"):
+        purse.spend(8, 100)
+    purse.refund(8)
+    purse.spend(8, 100)
+    assert till.money == 2
+
+
+def test_threads_at_one_purse_spend_each_query_once() -> None:
+    till = Till(10_000)
+    purse = Purse(till.take, till.give_back, window=7)
+    workers = [
+        threading.Thread(target=lambda: [purse.spend(3, 10**6) for _ in range(200)])
+        for _ in range(8)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    purse.close()
+    assert till.money == 10_000 - 8 * 200 * 3
