@@ -238,6 +238,8 @@ def _stream(
             num_cpus=workers.cpus,
             num_gpus=gpus(workers),
             max_restarts=restarts,
-            max_task_retries=restarts,
+            # Without a bound of its own: while a lost node is not known to be lost, calls to its
+            # actors fail many times a second.
+            max_task_retries=-1,
         )
     yield from done.iter_rows()

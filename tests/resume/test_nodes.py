@@ -14,26 +14,28 @@ from api_server import ApiServer
 from conftest import prepared
 from ray_nodes import Nodes
 
-WORKERS = 4
+WORKERS = 3
 
 
 @pytest.mark.slow
-def test_a_node_is_killed(
+def test_two_nodes_of_three_are_killed(
     whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One of them may hold the meter, which then goes on from the ledger elsewhere."""
     storage = prepared(whole, tmp_path, "labels", "extractor", "finetuned", "evaluation")
-    with ApiServer(tmp_path, latency=0.3) as server, Nodes(2, num_cpus=2) as nodes:
+    with ApiServer(tmp_path, latency=0.5) as server, Nodes(3, num_cpus=2) as nodes:
         for name, value in nodes.environment.items():
             monkeypatch.setenv(name, value)
         spec = spec_for(tmp_path, storage, server, resources={"inference": {"workers": WORKERS}})
         process = start("run", str(spec), "--until", "labels", "--address", nodes.address)
-        deadline = time.monotonic() + 200
-        while len(parts(storage)) < 4:
-            assert process.poll() is None, "it ended before the moment came"
-            assert time.monotonic() < deadline, "the moment did not come"
-            time.sleep(0.01)
-        nodes.kill(0)
+        for node in (0, 1):
+            enough, deadline = len(parts(storage)) + 4, time.monotonic() + 200
+            while len(parts(storage)) < enough:
+                assert process.poll() is None, "it ended before the moment came"
+                assert time.monotonic() < deadline, "the moment did not come"
+                time.sleep(0.01)
+            nodes.kill(node)
+        assert bought(server) < 600
         assert process.wait(timeout=400) == 0
         results = check_labels(storage)
-    assert bought(server) > 600, "nothing was in flight on the node: this shows nothing"
-    assert bought(server) <= results["spent"] <= 600 + WORKERS * AT_STAKE
+    assert bought(server) <= results["spent"] <= 600 + 2 * AT_STAKE
