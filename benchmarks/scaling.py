@@ -19,12 +19,14 @@ by nodes, and `same_labels`.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import multiprocessing
 import os
 import secrets
 import socket
+import sys
 import tempfile
 import time
 import uuid
@@ -47,6 +49,7 @@ from raythief.progress import silent
 LATENCY_S = 0.2
 TOKENS_PER_SECOND = 20_000.0
 ROWS_PER_NODE = 1024
+ROUNDS_PER_SHARD = 10
 SEED = 0
 
 
@@ -109,22 +112,46 @@ def label(
 # --- an API -----------------------------------------------------------------------------------
 
 
+class Answering(asyncio.Protocol):
+    """Answers a request after the latency. A whole web server would take the clients' cores."""
+
+    ANSWER = b'{"answers": [{"label": "neutral"}]}'
+
+    def __init__(self, times: Any) -> None:
+        self.times, self.read = times, b""
+
+    def connection_made(self, transport: Any) -> None:
+        """Keep the connection."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Take the requests that are whole."""
+        self.read += data
+        while b"\r\n\r\n" in self.read:
+            head, rest = self.read.split(b"\r\n\r\n", 1)
+            length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+            if len(rest) < length:
+                return
+            self.read = rest[length:]
+            self.times[0] = self.times[0] or time.time()
+            asyncio.get_running_loop().call_later(LATENCY_S, self.answer)
+
+    def answer(self) -> None:
+        """Answer one request."""
+        self.times[1] = time.time()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(self.ANSWER)}\r\n\r\n"
+        self.transport.write(head.encode() + self.ANSWER)
+
+
 def serve(port: int, times: Any) -> None:
-    """Answer every pair after the latency; note the first request and the last answer."""
-    import asyncio
+    """Answer until the process is ended; note the first request and the last answer."""
 
-    from aiohttp import web
+    async def forever() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Answering(times), "127.0.0.1", port)
+        await server.serve_forever()
 
-    async def predict(request: web.Request) -> web.Response:
-        pairs = (await request.json())["pairs"]
-        times[0] = times[0] or time.time()
-        await asyncio.sleep(LATENCY_S)
-        times[1] = time.time()
-        return web.json_response({"answers": [{"label": "neutral"}] * len(pairs)})
-
-    app = web.Application()
-    app.router.add_post("/predict", predict)
-    web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
+    asyncio.run(forever())
 
 
 @contextlib.contextmanager
@@ -134,10 +161,15 @@ def api() -> Iterator[tuple[str, Any]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    times = context.Array("d", [0.0, 0.0])
+    times = context.RawArray("d", [0.0, 0.0])
     server = context.Process(target=serve, args=(port, times), daemon=True)
     server.start()
     try:
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            time.sleep(0.05)
         yield f"http://127.0.0.1:{port}/predict", times
     finally:
         server.terminate()
@@ -156,7 +188,7 @@ def over_requests(
                 rows = pa.table({"id": range(count), "premise": texts, "hypothesis": texts})
                 times[0] = times[1] = 0.0
                 victim = Remote(Api(url=url, rows_per_request=1, in_flight=flying))
-                how = Inference(rows_per_shard=flying * rounds)
+                how = Inference(rows_per_shard=flying * ROUNDS_PER_SHARD)
                 workers = Workers(workers=pool, cpus=0.5, gpus=0)
                 _, start, _ = label(rows, victim, how, workers, Together)
                 share = rounds * LATENCY_S / (times[1] - times[0])
@@ -220,15 +252,19 @@ def over_nodes(counts: Sequence[int]) -> tuple[dict[str, float], bool]:
 
 def main() -> None:
     """Both tables, each on a Ray of its own."""
+    if "RAY_AUTH_TOKEN" not in os.environ:  # Ray reads these as it is imported: begin anew
+        settings = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_worker_niceness": "0",  # the API here is no nicer than its clients
+        }
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **settings})
     parser = argparse.ArgumentParser()
     parser.add_argument("--actors", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--rounds", type=int, default=20, help="answers for each place in flight")
+    parser.add_argument("--rounds", type=int, default=40, help="answers for each place in flight")
     parser.add_argument("--nodes", type=int, nargs="*", default=[1, 2, 4])
     asked = parser.parse_args()
-    os.environ.update(RAY_worker_niceness="0")  # the API here is no nicer than its clients
-    # The nodes of a cluster of our own let in nobody else.
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     found: dict[str, Any] = {}
     if asked.actors:
         found["efficiency"] = over_requests(asked.actors, asked.in_flight, asked.rounds)

@@ -111,6 +111,11 @@ class Client:
         """Requests that were answered at all: whether the API is alive."""
         self.quiet_until = 0.0
         """When the API wants to be asked again (`Retry-After`), on the clock of the loop."""
+        self.places = asyncio.Semaphore(self.api.in_flight)
+        """One for each request in flight, whichever purchase it is of."""
+        self.turn = asyncio.Lock()
+        """Held by the purchase that hands out its rows: those of the next fill the places that
+        the last ones of this leave."""
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, name="api", daemon=True).start()
         self.session: aiohttp.ClientSession = self._wait(self._open())
@@ -135,6 +140,8 @@ class Client:
 
     def ask(self, rows: pa.Table, purse: Purse, keep: Keep) -> None:
         """Buy an answer for each row; ``keep`` gets all of them, some at a time.
+
+        Two threads may ask at once. The requests of the second then follow on those of the first.
 
         Args:
             rows: Columns ``id``, ``premise``, ``hypothesis``.
@@ -194,8 +201,9 @@ class _Purchase:
     ) -> None:
         self.client, self.api = client, client.api
         self.rows, self.purse, self.keep = rows, purse, keep
-        self.unasked = len(rows)
-        """Rows without an answer: what may yet be taken from the budget."""
+        purse.expected = len(rows)
+        self.filling: asyncio.Task[None] | None = None
+        """Keeps a reference to what fills the purse, for the loop itself does not."""
         self.fault: BaseException | None = None
         self.answers: list[tuple[int, Label | None, str | None]] = []
         self.counts = {"spent": 0, "attempts": 0, "retries": 0}
@@ -203,24 +211,32 @@ class _Purchase:
         self.writing = asyncio.Lock()
 
     async def run(self) -> None:
-        size = self.api.rows_per_request
-        chunks = iter([self.rows[i : i + size] for i in range(0, len(self.rows), size)])
-
-        async def work() -> None:
-            for chunk in chunks:  # shared: each takes the next one
+        size, places = self.api.rows_per_request, self.client.places
+        under_way = []
+        async with self.client.turn:
+            for start in range(0, len(self.rows), size):
+                await places.acquire()
                 if self.fault is not None:
-                    return
-                try:
-                    await self._settle(chunk)
-                    await self._flush()
-                except Exception as error:  # raised below, once what is under way has ended
-                    self.fault = self.fault or error
-                    return
-
-        await asyncio.gather(*(work() for _ in range(self.api.in_flight)))
+                    places.release()
+                    break
+                under_way.append(asyncio.create_task(self._buy(self.rows[start : start + size])))
+        await asyncio.gather(*under_way)
         await self._flush(last=True)
         if self.fault is not None:
             raise self.fault
+        if self.filling is not None:
+            await self.filling
+
+    async def _buy(self, chunk: list[dict[str, Any]]) -> None:
+        """Settle a chunk in the place that was taken for it."""
+        self.purse.expected -= len(chunk)
+        try:
+            await self._settle(chunk)
+            await self._flush()
+        except Exception as error:  # raised by run, once what is under way has ended
+            self.fault = self.fault or error
+        finally:
+            self.client.places.release()
 
     async def _settle(self, chunk: list[dict[str, Any]], again: bool = True) -> None:
         """Get an answer to every row of a chunk, or a reason for having none."""
@@ -251,20 +267,25 @@ class _Purchase:
 
     def _answer(self, row: dict[str, Any], label: Label | None, reason: str | None) -> None:
         self.answers.append((row["id"], label, reason))
-        self.unasked -= 1
 
     async def _send(self, chunk: list[dict[str, Any]]) -> list[Label]:
         """Send a request until it is answered or its attempts are used up."""
+        body = self.client.body(chunk)
+        try:
+            return await self._attempt(body, len(chunk), 1)
+        except PassingError as error:
+            failure = error
         attempts = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(PassingError),
             stop=lambda state: state.attempt_number >= self.api.attempts or self.fault is not None,
             wait=self._backoff,
             reraise=True,
         )
-        body = self.client.body(chunk)
         async for attempt in attempts:
             with attempt:
                 number = attempt.retry_state.attempt_number
+                if number == 1:  # was sent above: tenacity takes half as long as the whole request
+                    raise failure
                 labels = await self._attempt(body, len(chunk), number)
         return labels
 
@@ -277,11 +298,12 @@ class _Purchase:
         return max(doubling(state), error.wait if isinstance(error, PassingError) else 0.0)
 
     async def _attempt(self, body: Any, rows: int, number: int) -> list[Label]:
-        wanted = max(rows, self.unasked)
         if self.purse.balance >= rows:
-            self.purse.spend(rows, wanted)
+            self.purse.spend(rows)
         else:  # asks the meter, which may take a moment
-            await asyncio.to_thread(self.purse.spend, rows, wanted)
+            await asyncio.to_thread(self.purse.spend, rows)
+        if self.purse.is_low():
+            self.filling = asyncio.create_task(asyncio.to_thread(self.purse.fill))
         await self._turn(rows)
         try:
             async with self.client.session.post(

@@ -103,7 +103,7 @@ def build(
     bill = {}
     if isinstance(source, Remote):
         with labeling.account(target, count, tell):
-            parts = sharding.run(Evaluation, arguments, *how, drain=True)
+            parts = sharding.run(Evaluation, arguments, *how, remote=True)
         bill = labeling.results(target, parts, count)
     else:
         parts = sharding.run(Evaluation, arguments, *how, tell)

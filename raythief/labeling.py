@@ -105,7 +105,7 @@ class Asker:
         assert self.model is not None
         count = rows.num_rows
         purse = metering.Purse.of(self.meter, self.target.path, count)
-        purse.spend(count, count)
+        purse.spend(count)
         labels, statistics = self.model(rows["premise"], rows["hypothesis"])
         metrics.labelled(count, statistics["tokens"], statistics["padded_tokens"])
         ray.get(self.meter.keep.remote(self.target.path, count, 0))
@@ -256,7 +256,7 @@ def build(
             shards,
             resources.inference,
             resources.restarts,
-            drain=isinstance(source, Remote),
+            remote=isinstance(source, Remote),
         )
     return results(target, parts, count)
 

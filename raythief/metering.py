@@ -221,7 +221,11 @@ class Purse:
         """
         self.take, self.give_back, self.window = take, give_back, window
         self.balance = 0
+        self.expected = 0
+        """Queries that will be sent, and for which nothing was spent yet."""
         self.lock = threading.Lock()
+        self.till = threading.Lock()
+        """Held while the meter is asked, by one thread at a time."""
 
     @classmethod
     def of(cls, meter: Any, path: str, window: int) -> Purse:
@@ -239,24 +243,44 @@ class Purse:
             window,
         )
 
-    def spend(self, rows: int, wanted: int) -> None:
-        """Use ``rows`` queries, taking up to ``wanted`` from the meter if there are too few.
+    def spend(self, rows: int) -> None:
+        """Use ``rows`` queries, asking the meter if there are too few.
 
         Raises:
             UserError: the budget is spent.
         """
-        with self.lock:
-            if self.balance < rows:
-                least = rows - self.balance
-                most = max(least, min(self.window, wanted - self.balance))
-                grant = self.take(least, most)
-                if not grant:
+        while not self._use(rows):
+            with self.till:
+                short = rows - self.balance
+                most = min(self.window, short + self.expected)
+                if short > 0 and not self._take(short, max(short, most)):
                     raise UserError(
                         "costs.budget: all of it is spent; what is bought is kept: raise it and "
                         "give the same command again"
                     )
-                self.balance += grant
-            self.balance -= rows
+
+    def is_low(self) -> bool:
+        """Whether it is time to ask the meter again, before anyone has to wait for it."""
+        return self.balance < min(self.expected, -(-self.window // 2)) and not self.till.locked()
+
+    def fill(self) -> None:
+        """Ask the meter for what is expected, never for more: another worker may need it."""
+        with self.till:
+            most = min(self.window, self.expected) - self.balance
+            if most > 0:
+                self._take(1, most)
+
+    def _use(self, rows: int) -> bool:
+        with self.lock:
+            enough = self.balance >= rows
+            self.balance -= rows if enough else 0
+            return enough
+
+    def _take(self, least: int, most: int) -> int:
+        grant = self.take(least, most)
+        with self.lock:
+            self.balance += grant
+        return grant
 
     def refund(self, rows: int) -> None:
         """Queries that were not billed after all."""

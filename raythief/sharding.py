@@ -111,7 +111,7 @@ def run(
     workers: Workers,
     restarts: int,
     tell: Tell = silent,
-    drain: bool = False,
+    remote: bool = False,
 ) -> list[dict[str, Any]]:
     """Do all shards that ``target`` does not hold yet on a pool of actors.
 
@@ -123,8 +123,9 @@ def run(
         workers: Size of the pool and resources of each actor.
         restarts: How often an actor that dies is started anew before the run fails.
         tell: Told the rows that are done.
-        drain: After a fault, wait until all shards have answered. For workers that then end
-            quickly by themselves, and would lose what they have paid for if they were killed.
+        remote: The work is done, and paid for, elsewhere, and the workers wait for it. They do two
+            shards at once, so that no place stays empty while the last rows of one come in; and
+            after a fault what is under way is waited for: the workers then end by themselves.
 
     Returns:
         The statistics of every shard, in the order of ``shards``.
@@ -142,9 +143,10 @@ def run(
     if missing:
         rate = Rate("rows")
         fault = ""
-        for row in _stream(worker, {**arguments, "target": target}, missing, workers, restarts):
+        arguments = {**arguments, "target": target}
+        for row in _stream(worker, arguments, missing, workers, restarts, 1 + remote):
             fault = fault or row["fault"]
-            if fault and not drain:
+            if fault and not remote:
                 break
             if not row["fault"]:
                 done += row["rows"]
@@ -222,6 +224,7 @@ def _stream(
     shards: list[Shard],
     workers: Workers,
     restarts: int,
+    at_once: int,
 ) -> Iterator[dict[str, Any]]:
     """Yield the answer of each shard as it is done."""
     size = min(workers.workers, len(shards))
@@ -234,7 +237,12 @@ def _stream(
             worker,
             fn_constructor_kwargs=dict(arguments),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=size),
+            compute=ray.data.ActorPoolStrategy(
+                size=size,
+                max_tasks_in_flight_per_actor=2,  # more would queue at some while others idle
+                max_concurrent_calls_per_actor=at_once,
+                enable_true_multi_threading=at_once > 1,
+            ),
             num_cpus=workers.cpus,
             num_gpus=gpus(workers),
             max_restarts=restarts,

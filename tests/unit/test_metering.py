@@ -125,24 +125,59 @@ class Till:
             self.money += rows
 
 
-def test_a_purse_takes_a_window_at_a_time_and_never_more_than_is_wanted() -> None:
+def test_a_purse_takes_a_window_at_a_time_and_never_more_than_is_expected() -> None:
     till = Till(1000)
     purse = Purse(till.take, till.give_back, window=32)
-    for wanted in (40, 32, 24, 16, 8):
-        purse.spend(8, wanted)
+    purse.expected = 40
+    for _ in range(5):
+        purse.expected -= 8
+        purse.spend(8)
     assert till.asked == [(8, 32), (8, 8)]
     purse.close()
     assert till.money == 960
 
 
+def test_a_purse_is_filled_before_it_is_empty() -> None:
+    till = Till(1000)
+    purse = Purse(till.take, till.give_back, window=32)
+    purse.expected = 72
+    asked = []
+    for _ in range(10):
+        purse.expected = max(0, purse.expected - 8)
+        purse.spend(8)
+        if purse.is_low():
+            purse.fill()
+            asked.append(till.asked[-1])
+    assert asked == [(1, 24), (1, 16)]
+    assert till.money + purse.balance == 1000 - 80
+    purse.expected = 0
+    assert not purse.is_low()
+
+
+def test_two_purses_live_on_a_budget_without_a_query_to_spare() -> None:
+    """Neither takes what the other needs, however they take turns."""
+    till = Till(64)
+    purses = [Purse(till.take, till.give_back, window=32) for _ in range(2)]
+    for purse in purses:
+        purse.expected = 32
+    for _ in range(8):
+        for purse in purses:
+            purse.expected -= 4
+            purse.spend(4)
+            if purse.is_low():
+                purse.fill()
+    assert till.money == 0
+    assert [purse.balance for purse in purses] == [0, 0]
+
+
 def test_an_empty_till_ends_it_and_refunds_go_on() -> None:
     till = Till(10)
     purse = Purse(till.take, till.give_back, window=8)
-    purse.spend(8, 100)
+    purse.spend(8)
     with pytest.raises(UserError, match=r"costs\.budget: all of it is spent"):
-        purse.spend(8, 100)
+        purse.spend(8)
     purse.refund(8)
-    purse.spend(8, 100)
+    purse.spend(8)
     assert till.money == 2
 
 
@@ -150,8 +185,7 @@ def test_threads_at_one_purse_spend_each_query_once() -> None:
     till = Till(10_000)
     purse = Purse(till.take, till.give_back, window=7)
     workers = [
-        threading.Thread(target=lambda: [purse.spend(3, 10**6) for _ in range(200)])
-        for _ in range(8)
+        threading.Thread(target=lambda: [purse.spend(3) for _ in range(200)]) for _ in range(8)
     ]
     for worker in workers:
         worker.start()
