@@ -55,6 +55,7 @@ from raythief import config, encoding, labeling, metering, models, planning, que
 from raythief.artifacts import Artifact, Storage
 from raythief.config import LABELS, Inference, Resources, Workers
 from raythief.progress import silent
+from raythief.victims import TOKENS_PER_BATCH
 from raythief.vocabulary import Distribution
 
 SHAPES = {"base": "FacebookAI/roberta-base", "large": "FacebookAI/roberta-large"}
@@ -289,11 +290,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--text", type=Path, help="parquet file of WikiText, column text")
     parser.add_argument("--size", choices=SHAPES, default="base")
-    parser.add_argument("--rows", type=int, default=160)
+    parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=BATCH_SIZES)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rows-per-shard", type=int, default=standard.rows_per_shard)
-    parser.add_argument("--tokens-per-batch", type=int, default=standard.tokens_per_batch)
+    parser.add_argument(
+        "--tokens-per-batch", type=int, default=TOKENS_PER_BATCH[models.device().type]
+    )
     parser.add_argument("--precision", default=standard.precision)
     parser.add_argument("--attention", default=standard.attention)
     parser.add_argument("--compile", action="store_true")

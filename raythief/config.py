@@ -468,8 +468,9 @@ class Inference(Section):
 
     rows_per_shard: int = Field(2048, ge=1)
     """Rows that are one unit of work, one file, and what a crash can cost."""
-    tokens_per_batch: int = Field(8192, ge=8)
-    """Padded tokens per forward pass; halved by an actor whose GPU memory does not hold them."""
+    tokens_per_batch: int | None = Field(None, ge=8)
+    """Padded tokens per forward pass, halved by an actor whose GPU memory does not hold them; null
+    takes 8,192 on a GPU and 1,024 on a CPU, whose caches hold no more."""
     max_tokens: int = Field(256, ge=8)
     """Longest encoded pair, or as long as the model can hold; longer ones are cut at the end of the
     longer sentence."""

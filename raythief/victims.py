@@ -22,6 +22,11 @@ from raythief.wordtable import PairEncoder, Texts
 
 log = logging.getLogger(__name__)
 
+TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 8192}
+"""Padded tokens per forward pass where the spec does not tell. Measured on a CPU (64 queries,
+RoBERTa-Base in float32, two cores): 3.3, 3.8, 4.1, 3.8 and 3.5 rows/s with 256, 512, 1,024, 2,048
+and 4,096 tokens. For GPUs it is an estimate."""
+
 
 class Classifier:
     """A ``transformers`` sequence classifier in this process."""
@@ -57,7 +62,7 @@ class Classifier:
         self.encode = PairEncoder(self.tokenizer, words, longest)
         self.labels = nli.label_names(model.config.id2label, labels, "victim.labels")
         self.model = torch.compile(model, dynamic=True) if inference.compile else model
-        self.tokens_per_batch = inference.tokens_per_batch
+        self.tokens_per_batch = inference.tokens_per_batch or TOKENS_PER_BATCH[self.device.type]
         """Padded tokens per forward pass; halved when they do not fit the GPU's memory."""
 
     @torch.inference_mode()

@@ -73,6 +73,7 @@ def test_labelling_loses_and_doubles_nothing(whole: Whole, tmp_path: Path, signa
     assert files_of(storage, ["labels"]) == files_of(reference, ["labels"])
 
 
+@pytest.mark.slow
 def test_training_ends_with_the_same_weights(whole: Whole, tmp_path: Path) -> None:
     """Bit for bit, on a CPU with the same number of workers."""
     changes = {"extractor__training__steps": 300, "resources__checkpoint_every": 20}
