@@ -7,13 +7,13 @@ the same threads for
 
   bare      the model on batches that are packed, encoded and in memory before the clock starts:
             the limit,
-  ours      `raythief run` as far as labels: Ray, an actor, files. Its clock runs from the first
-            query that is taken from the budget to the finished labels; the start of Ray and of the
-            actor is told apart,
+  ours      `raythief run` as far as labels: Ray, an actor, files. The clock runs from the moment
+            when a shard may begin to the moment when its file is there; the start of Ray and of
+            the actor, and the end of the run after its last file, are told apart,
   pipeline  the text-classification pipeline of transformers, at several batch sizes.
 
-The bare model runs before and after ours, and the mean counts, so that a machine which grows
-slower or faster over the minutes disturbs both alike. Labels of all three are compared.
+Nothing is cut below the 512 tokens that the model can hold. They take turns, a shard each, so that a machine whose speed changes over the minutes, and Ray's
+own daemons, disturb all of them alike. Their labels are compared.
 
 Words and sentence lengths are those of the column `text` of a parquet file of WikiText; without
 one they are made up, as benchmarks/generation.py tells. The tokenizer is a byte-level BPE trained
@@ -21,9 +21,8 @@ on those words, small enough that a word takes about as many tokens (2.9) as wit
 
 `--paper` goes on with the paper's 392,702 queries: the benchmark of a GPU, with `--size large`.
 The last line is one JSON object: `ratio_to_limit`, `ratio_to_pipeline_best` and
-`ratio_to_pipeline_32`,
-and with `--paper` rows and tokens a second and `share_of_peak`, of the rate that a large product of
-matrices reaches on the same device.
+`ratio_to_pipeline_32`, and with `--paper` rows and tokens a second and `share_of_peak`, of the rate
+that a large product of matrices reaches on the same device.
 """
 
 from __future__ import annotations
@@ -36,7 +35,9 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ from transformers import (
 )
 
 from raythief import config, encoding, labeling, metering, models, planning, queries, runs, sharding
-from raythief.artifacts import Artifact, Storage
+from raythief.artifacts import WORK, Artifact, Storage
 from raythief.config import LABELS, Inference, Resources, Workers
 from raythief.progress import silent
 from raythief.victims import TOKENS_PER_BATCH
@@ -61,7 +62,7 @@ from raythief.vocabulary import Distribution
 SHAPES = {"base": "FacebookAI/roberta-base", "large": "FacebookAI/roberta-large"}
 TOKENS = 50_265
 """Rows of RoBERTa's embedding."""
-MERGED = 1_600
+MERGED = 2_400
 """Tokens that the BPE really has: few enough to cut a word of WikiText into 2.9 of them."""
 BATCH_SIZES = (1, 8, 16, 32, 64)
 SEED = 0
@@ -129,6 +130,18 @@ def piped(ask: Any, rows: pa.Table, batch_size: int, how: Inference) -> tuple[fl
     return seconds, [answer["label"] for answer in answers]
 
 
+class Gated(labeling.Labeling):
+    """Asks for leave before each shard."""
+
+    def work(self, shard: sharding.Shard) -> tuple[pa.Table, Mapping[str, Any]]:
+        """Label the shard once the benchmark lets it."""
+        self.target.write(f"{WORK}/waiting/{shard.start}", b"")
+        gate = Path(self.target.absolute) / WORK / "open" / str(shard.start)
+        while not gate.exists():
+            time.sleep(0.005)
+        return super().work(shard)
+
+
 @contextlib.contextmanager
 def first_query(target: Artifact) -> Iterator[Callable[[], float]]:
     """Tell when the first query was taken from the budget, by the clock of ``perf_counter``."""
@@ -149,27 +162,36 @@ def first_query(target: Artifact) -> Iterator[Callable[[], float]]:
     thread.join()
 
 
-def ours(
-    storage: Storage, rows: pa.Table, words: Artifact, folder: Path, how: Inference, cpus: int
-) -> tuple[float, float, list[str], dict[str, Any]]:
-    """Seconds of labelling, seconds until it began, the labels, and what the manifest would say."""
-    made, target = (
-        storage.artifact(name, f"{rows.num_rows:016x}") for name in ("queries", "labels")
+def artifacts(storage: Storage, rows: pa.Table) -> tuple[Artifact, Artifact]:
+    """Where labels will be, and the queries, in files as the pipeline has them."""
+    target, made = (
+        storage.artifact(name, f"{rows.num_rows:016x}") for name in ("labels", "queries")
     )
     for shard in sharding.cut(rows.num_rows, FILE):
         made.write_table(shard.name, rows.slice(shard.start, shard.stop - shard.start))
-    started = time.perf_counter()
-    with runs.cluster(None):
-        meter = metering.start(storage, None)
-        with first_query(target) as began:
-            results = labeling.build(
-                target, made, rows.num_rows, models.Source(path=str(folder)), None, how,
-                Resources(inference=Workers(workers=1, cpus=cpus)), silent, words=words,
-            )  # fmt: skip
-            ended = time.perf_counter()
-        del meter
-    labels = target.read_table(columns=["label"])["label"].to_pylist()
-    return ended - began(), began() - started, labels, results
+    return target, made
+
+
+def label(
+    storage: Storage,
+    target: Artifact,
+    made: Artifact,
+    count: int,
+    words: Artifact,
+    folder: Path,
+    how: Inference,
+    cpus: int,
+    worker: type[labeling.Labeling],
+) -> dict[str, Any]:
+    """Our labelling; returns what the manifest would say."""
+    meter = metering.start(storage, None)
+    workers = Resources(inference=Workers(workers=1, cpus=cpus))
+    found = labeling.build(
+        target, made, count, models.Source(path=str(folder)), None, how, workers, silent,
+        words=words, worker=worker,
+    )  # fmt: skip
+    del meter
+    return found
 
 
 def peak(dtype: torch.dtype) -> float:
@@ -194,14 +216,10 @@ def operations(size: str, tokens: int) -> float:
 
 
 def compare(
-    storage: Storage,
-    source: Distribution,
-    words: Artifact,
-    folder: Path,
-    asked: Any,
+    storage: Storage, source: Distribution, words: Artifact, folder: Path, asked: Any
 ) -> dict[str, Any]:
-    """The three ways, one after another."""
-    how = inference(asked)
+    """The three ways, shard by shard."""
+    how = inference(asked, asked.turn)
     rows = generated(source, asked.rows)
     tokenizer = models.tokenizer(folder)
     dtype = models.dtype(how.precision, models.device())
@@ -209,48 +227,91 @@ def compare(
     if how.compile:
         model = torch.compile(model, dynamic=True)
     bare(model, tokenizer, rows.slice(0, 16), how)  # warm
-    seconds, expected = bare(model, tokenizer, rows, how)
-    mine, start, labels, results = ours(storage, rows, words, folder, how, asked.threads)
-    again, _ = bare(model, tokenizer, rows, how)
-    limit = (seconds + again) / 2
-    report("bare model, packed batches in memory", rows.num_rows, limit)
-    report(f"ours, after {start:.1f} s of start", rows.num_rows, mine)
-    same = sum(a == b for a, b in zip(expected, labels, strict=True))
     ask = pipeline("text-classification", model=model, tokenizer=tokenizer)
-    plain = {}
-    for batch_size in asked.batch_sizes:
-        plain[batch_size], theirs = piped(ask, rows, batch_size, how)
-        same = min(same, sum(a == b for a, b in zip(expected, theirs, strict=True)))
-        report(f"pipeline, batches of {batch_size}", rows.num_rows, plain[batch_size])
+    target, made = artifacts(storage, rows)
+    waiting = Path(target.absolute) / WORK / "waiting"
+    seconds: Counter[str] = Counter()
+    same = 0
+
+    def turn(shard: sharding.Shard) -> int:
+        """Everyone's turn at one shard; returns how many labels are the same everywhere."""
+        part = rows.slice(shard.start, shard.stop - shard.start)
+        taken, expected = bare(model, tokenizer, part, how)
+        seconds["bare"] += taken
+        started = time.perf_counter()
+        target.write(f"{WORK}/open/{shard.start}", b"")
+        file = Path(target.absolute) / shard.name
+        until(file.exists, labelled)
+        seconds["ours"] += time.perf_counter() - started
+        found = [expected, target.read_table(shard.name, ["label"])["label"].to_pylist()]
+        for size in asked.batch_sizes:
+            taken, theirs = piped(ask, part, size, how)
+            seconds[str(size)] += taken
+            found.append(theirs)
+        return sum(len(set(labels)) == 1 for labels in zip(*found, strict=True))
+
+    started = time.perf_counter()
+    with (
+        runs.cluster(None),
+        ThreadPoolExecutor(1) as thread,
+    ):
+        labelled = thread.submit(
+            label, storage, target, made, rows.num_rows, words, folder, how, asked.threads, Gated
+        )
+        until(lambda: waiting.exists() and any(waiting.iterdir()), labelled)
+        start = time.perf_counter() - started
+        done: set[str] = set()
+        while len(done) * asked.turn < rows.num_rows:
+            until(lambda: {file.name for file in waiting.iterdir()} - done, labelled)
+            [name] = {file.name for file in waiting.iterdir()} - done
+            same += turn(sharding.cut(rows.num_rows, asked.turn)[int(name) // asked.turn])
+            done.add(name)
+        started = time.perf_counter()
+        results = labelled.result()
+        end = time.perf_counter() - started
+    for name, taken in seconds.items():
+        print(f"{name}: {rows.num_rows / taken:,.2f} rows/s ({taken:,.1f} s)")
+    plain = {size: seconds[str(size)] for size in asked.batch_sizes}
     found = {
         "rows": rows.num_rows,
         "tokens": results["tokens"],
         "padding_share": round(results["padding_share"], 4),
         "same_labels": same / rows.num_rows,
         "seconds_start": round(start, 1),
-        "rows_per_second": round(rows.num_rows / mine, 2),
-        "rows_per_second_limit": round(rows.num_rows / limit, 2),
-        "rows_per_second_pipeline": {
-            str(size): round(rows.num_rows / taken, 2) for size, taken in plain.items()
+        "seconds_end": round(end, 1),
+        "rows_per_second": {
+            name: round(rows.num_rows / taken, 2) for name, taken in seconds.items()
         },
-        "ratio_to_limit": round(limit / mine, 3),
+        "ratio_to_limit": round(seconds["bare"] / seconds["ours"], 3),
     }
     if plain:
-        found["ratio_to_pipeline_best"] = round(min(plain.values()) / mine, 2)
+        found["ratio_to_pipeline_best"] = round(min(plain.values()) / seconds["ours"], 2)
     if 32 in plain:
-        found["ratio_to_pipeline_32"] = round(plain[32] / mine, 2)
+        found["ratio_to_pipeline_32"] = round(plain[32] / seconds["ours"], 2)
     return found
+
+
+def until(ready: Callable[[], Any], work: Future[Any]) -> None:
+    """Wait for a moment, unless the work fails before it comes."""
+    while not ready():
+        if work.done():
+            work.result()
+        time.sleep(0.005)
 
 
 def paper(
     storage: Storage, source: Distribution, words: Artifact, folder: Path, asked: Any
 ) -> dict[str, Any]:
     """The paper's whole set through ours, and what of the device it uses."""
-    how = inference(asked)
+    how = inference(asked, asked.rows_per_shard)
     top = peak(models.dtype(how.precision, models.device()))
-    rows = generated(source, PAPER)
-    seconds, start, _, results = ours(storage, rows, words, folder, how, asked.threads)
-    report(f"ours, the paper's set, after {start:.1f} s of start", PAPER, seconds)
+    target, made = artifacts(storage, generated(source, PAPER))
+    started = time.perf_counter()
+    with runs.cluster(None), first_query(target) as began:
+        results = label(
+            storage, target, made, PAPER, words, folder, how, asked.threads, labeling.Labeling
+        )
+        seconds, start = time.perf_counter() - began(), began() - started
     return {
         "seconds_392702": round(seconds, 1),
         "seconds_start": round(start, 1),
@@ -263,10 +324,11 @@ def paper(
     }
 
 
-def inference(asked: Any) -> Inference:
+def inference(asked: Any, rows_per_shard: int) -> Inference:
     """How both we and the bare model batch."""
     return Inference(
-        rows_per_shard=asked.rows_per_shard,
+        rows_per_shard=rows_per_shard,
+        max_tokens=512,
         tokens_per_batch=asked.tokens_per_batch,
         precision=asked.precision,
         attention=asked.attention,
@@ -279,18 +341,14 @@ def generated(source: Distribution, count: int) -> pa.Table:
     return queries.generate(source, config.Vocabulary(), config.Queries(), SEED, 0, count)
 
 
-def report(what: str, rows: int, seconds: float) -> None:
-    """A line for the reader."""
-    print(f"{what}: {rows / seconds:,.2f} rows/s ({seconds:,.1f} s)", flush=True)
-
-
 def main() -> None:
     """Compare, and with ``--paper`` label the paper's set."""
     standard = Inference()
     parser = argparse.ArgumentParser()
     parser.add_argument("--text", type=Path, help="parquet file of WikiText, column text")
     parser.add_argument("--size", choices=SHAPES, default="base")
-    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--turn", type=int, default=48, help="rows of a turn")
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=BATCH_SIZES)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rows-per-shard", type=int, default=standard.rows_per_shard)

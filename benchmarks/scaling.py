@@ -33,7 +33,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pyarrow as pa
 import torch
@@ -98,10 +97,10 @@ def label(
         started = time.perf_counter()
         meter = metering.start(storage, None)
         gathered = type(worker.__name__, (worker,), {"actors": actors.workers})
-        with mock.patch.object(labeling, "Labeling", gathered), first_query(target) as began:
+        with first_query(target) as began:
             labeling.build(
                 target, made, rows.num_rows, victim, None, how,
-                Resources(inference=actors), silent,
+                Resources(inference=actors), silent, worker=gathered,
             )  # fmt: skip
             ended = time.perf_counter()
         del meter

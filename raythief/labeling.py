@@ -220,6 +220,7 @@ def build(
     *,
     words: Artifact | None = None,
     folder: str = "",
+    worker: type[Labeling] = Labeling,
 ) -> dict[str, Any]:
     """Label ``count`` queries.
 
@@ -234,6 +235,7 @@ def build(
         tell: Told the rows that are done.
         words: The vocabulary of the queries.
         folder: Folder of the queries within their artifact.
+        worker: Class of the actors; benchmarks have some that wait for each other.
 
     Returns:
         Results for the manifest: what was labelled, and the account.
@@ -241,7 +243,7 @@ def build(
     shards = sharding.cut(count, inference.rows_per_shard)
     with account(target, count, tell):
         parts = sharding.run(
-            Labeling,
+            worker,
             {
                 "queries": queries,
                 "folder": folder,
