@@ -266,6 +266,7 @@ def compare(
             [name] = {file.name for file in waiting.iterdir()} - done
             same += turn(sharding.cut(rows.num_rows, asked.turn)[int(name) // asked.turn])
             done.add(name)
+            print(f"{len(done) * asked.turn} of {rows.num_rows} rows done by all", flush=True)
         started = time.perf_counter()
         results = labelled.result()
         end = time.perf_counter() - started
@@ -347,8 +348,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--text", type=Path, help="parquet file of WikiText, column text")
     parser.add_argument("--size", choices=SHAPES, default="base")
-    parser.add_argument("--rows", type=int, default=96)
-    parser.add_argument("--turn", type=int, default=48, help="rows of a turn")
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--turn", type=int, default=32, help="rows of a turn")
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=BATCH_SIZES)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rows-per-shard", type=int, default=standard.rows_per_shard)

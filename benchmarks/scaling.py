@@ -261,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--actors", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--rounds", type=int, default=40, help="answers for each place in flight")
+    parser.add_argument("--rounds", type=int, default=25, help="answers for each place in flight")
     parser.add_argument("--nodes", type=int, nargs="*", default=[1, 2, 4])
     asked = parser.parse_args()
     found: dict[str, Any] = {}

@@ -477,9 +477,11 @@ class Inference(Section):
     precision: Precision = "auto"
     """`auto` is bfloat16 where the GPU has it, else float32."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """Attention implementation; `auto` is what transformers takes (sdpa, where a model has it)."""
+    """Attention implementation; `auto` is what transformers takes: sdpa, where a model has it (on
+    two CPU cores 6 % faster than eager)."""
     compile: bool = False
-    """Compile the model with `torch.compile` (dynamic shapes); pays on long runs on a GPU only."""
+    """Compile the model with `torch.compile` (dynamic shapes): on two CPU cores 4 % faster, after
+    40 s in every actor. Not measured on a GPU."""
 
 
 class Miniature(Section):
