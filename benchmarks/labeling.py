@@ -12,8 +12,9 @@ the same threads for
             the actor, and the end of the run after its last file, are told apart,
   pipeline  the text-classification pipeline of transformers, at several batch sizes.
 
-Nothing is cut below the 512 tokens that the model can hold. They take turns, a shard each, so that a machine whose speed changes over the minutes, and Ray's
-own daemons, disturb all of them alike. Their labels are compared.
+They take turns, a shard each, so that a machine whose speed changes over the minutes, and Ray's
+own daemons, disturb all of them alike. Their labels are compared. Pairs are cut nowhere below the
+512 tokens that the model can hold.
 
 Words and sentence lengths are those of the column `text` of a parquet file of WikiText; without
 one they are made up, as benchmarks/generation.py tells. The tokenizer is a byte-level BPE trained
