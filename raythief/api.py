@@ -93,12 +93,15 @@ class NonsenseError(Exception):
 class Client:
     """Asks an API from a thread of its own, so that its connections outlive a shard."""
 
-    def __init__(self, remote: Remote, pace: Pace) -> None:
+    def __init__(
+        self, remote: Remote, pace: Pace, complain: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Take the connections into use.
 
         Args:
             remote: The API.
             pace: Tells how long to wait before a request, over all that ask.
+            complain: Told why requests have to be sent again, once a second at most.
         """
         self.remote, self.api, self.pace = remote, remote.api, pace
         protocol = self.api.protocol()
@@ -109,6 +112,7 @@ class Client:
         self.limits = [1 / limit if limit else 0.0 for limit in limits]
         self.answered = 0
         """Requests that were answered at all: whether the API is alive."""
+        self.complain, self.complained = complain, 0.0
         self.quiet_until = 0.0
         """When the API wants to be asked again (`Retry-After`), on the clock of the loop."""
         self.places = asyncio.Semaphore(self.api.in_flight)
@@ -132,6 +136,12 @@ class Client:
             connector=aiohttp.TCPConnector(limit=self.api.in_flight),
             timeout=aiohttp.ClientTimeout(total=self.api.timeout_s),
         )
+
+    def failed(self, outcome: tenacity.Future | None) -> None:
+        """Tell whoever watches, who would otherwise see nothing for the length of the back-off."""
+        if outcome is not None and time.monotonic() - self.complained > 1:
+            self.complained = time.monotonic()
+            self.complain(str(outcome.exception()))
 
     def close(self) -> None:
         """Close the connections; without it they last as long as the process."""
@@ -279,6 +289,7 @@ class _Purchase:
             retry=tenacity.retry_if_exception_type(PassingError),
             stop=lambda state: state.attempt_number >= self.api.attempts or self.fault is not None,
             wait=self._backoff,
+            before_sleep=lambda state: self.client.failed(state.outcome),
             reraise=True,
         )
         async for attempt in attempts:

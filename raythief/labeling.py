@@ -66,11 +66,18 @@ class Asker:
         """
         self.target, self.may_reject = target, may_reject
         self.meter = metering.find()
-        self.client = Client(victim, self.meter.pace.remote) if isinstance(victim, Remote) else None
+        self.client = self._client(victim) if isinstance(victim, Remote) else None
         self.model = (
             None
             if isinstance(victim, Remote)
             else Classifier(victim, inference, cpus, labels, words)
+        )
+
+    def _client(self, remote: Remote) -> Client:
+        return Client(
+            remote,
+            self.meter.pace.remote,
+            lambda reason: self.meter.complain.remote(self.target.path, reason),
         )
 
     def __call__(
@@ -332,14 +339,19 @@ def account(target: Artifact, count: int, tell: Tell) -> Iterator[None]:
         nonlocal seen
         while not stop.wait(0.5):
             try:
-                kept, rejected, spent = ray.get(meter.progress.remote(target.path), timeout=5)
+                kept, rejected, spent, complaint = ray.get(
+                    meter.progress.remote(target.path), timeout=5
+                )
             except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
                 continue  # a bar may miss a beat; the work goes on
             note = rate.add(kept + rejected - seen)
             seen = kept + rejected
             if rejected:
                 note += f"  rejected {rejected:,}"
-            tell(seen, count, f"{note}  spent {spent:,}")
+            note += f"  spent {spent:,}"
+            if complaint:
+                note += f"  trying again: {complaint}"
+            tell(seen, count, note)
 
     poller = threading.Thread(target=poll, name=f"account {target.path}", daemon=True)
     poller.start()

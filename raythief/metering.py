@@ -124,6 +124,7 @@ class Meter:
         self.done: dict[str, list[int]] = {}
         self.free_at: dict[str, float] = {}
         self.faults: dict[str, str] = {}
+        self.complaints: dict[str, str] = {}
 
     def open(self, path: str, queries: int, kept: int, rejected: int) -> None:
         """Begin, or go on with, the purchase of an artifact of so many queries."""
@@ -165,12 +166,17 @@ class Meter:
         done = self.done.setdefault(path, [0, 0])
         done[0] += kept
         done[1] += rejected
+        self.complaints.pop(path, None)
         return done[1]
 
-    def progress(self, path: str) -> tuple[int, int, int]:
-        """Rows kept, rejected and spent so far."""
+    def complain(self, path: str, reason: str) -> None:
+        """Note why requests fail; forgotten as soon as answers come again."""
+        self.complaints[path] = reason
+
+    def progress(self, path: str) -> tuple[int, int, int, str]:
+        """Rows kept, rejected and spent so far, and why requests fail, if they do."""
         kept, rejected = self.done.get(path, (0, 0))
-        return kept, rejected, self._spent(path)
+        return kept, rejected, self._spent(path), self.complaints.get(path, "")
 
     def pace(self, address: str, seconds: float) -> float:
         """Seconds to wait before a request that uses up so many seconds of an API's limit."""

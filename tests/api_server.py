@@ -81,7 +81,9 @@ class ApiServer:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """Every request that came in: ``time``, ``pairs`` (premise, hypothesis), ``status``."""
+        """Every request that came in: ``time``, ``pairs`` (premise, hypothesis), ``status``, and
+        ``together``, how many were in flight with it when it came.
+        """
         if not self.log.exists():
             return []
         return [json.loads(line) for line in self.log.read_text().splitlines()]
@@ -100,11 +102,22 @@ def serve(behaviour: dict[str, Any]) -> None:
     gold = json.loads(Path(behaviour["gold"]).read_text()) if behaviour.get("gold") else {}
     log = Path(behaviour["log"])
 
-    def note(pairs: list[list[str]], status: Any) -> None:
-        with log.open("a") as file:
-            file.write(json.dumps({"time": time.time(), "pairs": pairs, "status": status}) + "\n")
+    in_flight = 0
 
     async def predict(request: web.Request) -> web.StreamResponse:
+        nonlocal in_flight
+        in_flight += 1
+        try:
+            return await answered(request, in_flight)
+        finally:
+            in_flight -= 1
+
+    async def answered(request: web.Request, together: int) -> web.StreamResponse:
+        def note(pairs: list[list[str]], status: Any) -> None:
+            entry = {"time": time.time(), "pairs": pairs, "status": status, "together": together}
+            with log.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+
         body = await request.json()
         pairs = [[pair["premise"], pair["hypothesis"]] for pair in body["pairs"]]
         key = behaviour.get("key")

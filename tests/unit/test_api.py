@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Shop:
         self.answers: dict[int, tuple[str | None, str | None]] = {}
         self.counts: Counter[str] = Counter()
         self.pace = pace
+        self.complaints: list[str] = []
 
     def take(self, least: int, most: int) -> int:
         grant = min(most, self.left)
@@ -63,7 +65,7 @@ class Shop:
             return 0.0
 
         purse = Purse(self.take, self.give_back, window)
-        client = Client(Remote(api, key), self.pace or at_once)
+        client = Client(Remote(api, key), self.pace or at_once, self.complaints.append)
         try:
             client.ask(table, purse, self.keep)
         finally:
@@ -112,13 +114,44 @@ def test_failures_pass(tmp_path: Path, billed: str) -> None:
     assert shop.counts["retries"] == 5  # the wrong shape is asked again in halves, as new requests
 
 
+def test_the_rows_of_two_threads_follow_each_other(tmp_path: Path) -> None:
+    """So that the places of a shard's last requests do not stay empty."""
+    shops = Shop(), Shop()
+    tables = rows(40), rows(40).set_column(1, "premise", pa.array([f"late {i}" for i in range(40)]))
+
+    async def at_once(address: str, seconds: float) -> float:
+        return 0.0
+
+    with ApiServer(tmp_path, latency=0.1) as server, ThreadPoolExecutor(2) as threads:
+        client = Client(Remote(api(server)), at_once)
+        purchases = []
+        for shop, table in zip(shops, tables, strict=True):
+            purse = Purse(shop.take, shop.give_back, 16)
+            purchases.append(threads.submit(client.ask, table, purse, shop.keep))
+            while not client.turn.locked():
+                time.sleep(0.001)
+        for purchase in purchases:
+            purchase.result()
+        client.close()
+        requests = server.requests
+    for shop, table in zip(shops, tables, strict=True):
+        assert shop.answers == expected(table)
+    late = [request["pairs"][0][0].startswith("late") for request in requests]
+    assert sum(late) == 10
+    assert not any(late[:7])  # four are in flight: the second's turn comes after the seventh
+    assert requests[late.index(True)]["together"] > 1
+    assert max(request["together"] for request in requests) == 4
+
+
 @pytest.mark.parametrize("as_date", [False, True])
 def test_retry_after_is_honoured(tmp_path: Path, as_date: bool) -> None:
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=3)
     after = format_datetime(soon, usegmt=True) if as_date else "2"
     with ApiServer(tmp_path, script=[429], after={"Retry-After": after}) as server:
-        Shop().buy(rows(4), api(server))
+        shop = Shop()
+        shop.buy(rows(4), api(server))
         refused, answered = server.requests
+    assert shop.complaints == ["HTTP 429"]  # what a person sees meanwhile
     assert answered["time"] >= (int(soon.timestamp()) if as_date else refused["time"] + 2)
 
 

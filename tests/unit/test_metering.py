@@ -85,6 +85,14 @@ def test_a_stopped_purchase_gets_nothing_more_until_it_is_opened_again(
     assert meter.take(labels.path, 1, 1) == 1
 
 
+def test_complaints_last_until_answers_come_again(storage: Storage, labels: Artifact) -> None:
+    meter = opened(storage, labels, budget=None)
+    meter.complain(labels.path, "HTTP 503")
+    assert meter.progress(labels.path) == (0, 0, 0, "HTTP 503")
+    meter.keep(labels.path, 5, 1)
+    assert meter.progress(labels.path) == (5, 1, 0, "")
+
+
 def test_a_pace_spreads_requests_of_all_who_ask(storage: Storage) -> None:
     meter = Meter(storage, None, [])
     waits = [meter.pace("http://victim", 10.0) for _ in range(4)]
