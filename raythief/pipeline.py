@@ -23,6 +23,7 @@ import ray
 from rich.markup import escape
 
 from raythief import (
+    cards,
     corpora,
     evaluation,
     hub,
@@ -287,7 +288,10 @@ class _Chain:
                 spec.resources.checkpoint_every,
                 spec.resources.training.cpus,
             )
-            return training.train(job, spec.resources, tell)
+            results = training.train(job, spec.resources, tell)
+            card = cards.card(config, results, given.get("labels"))
+            target.write("model/README.md", card.encode())
+            return results
 
         config = {
             "model": encoder.config,

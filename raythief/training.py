@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
+import pickle
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +35,8 @@ from torch.nn import functional
 from raythief import encoding, models, progress, sharding
 from raythief.artifacts import WORK, Artifact
 from raythief.config import LABELS, Resources, Training
+
+log = logging.getLogger(__name__)
 
 STATE = "state.pt"
 SUMMARY = "training.json"
@@ -273,12 +277,11 @@ class State:
     def restored(
         cls, model: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
     ) -> State:
-        """From the last checkpoint of the run, or from the beginning."""
+        """From the last checkpoint of the run that is whole, or from the beginning."""
         checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
+        kept = None if checkpoint is None else load(checkpoint, device)
+        if kept is None:
             return cls(0, [], [], torch.zeros(len(LABELS), dtype=torch.int64), 0, 0)
-        with checkpoint.as_directory() as folder:
-            kept = torch.load(Path(folder) / STATE, map_location=device, weights_only=True)
         model.load_state_dict(kept["model"])
         optimizer.load_state_dict(kept["optimizer"])
         losses = [loss.to(device) for loss in kept["losses"]]
@@ -328,6 +331,28 @@ class State:
                 torch.save(kept, Path(folder) / STATE)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report({"step": self.step}, checkpoint=checkpoint)
+
+
+def load(checkpoint: ray.train.Checkpoint, device: torch.device) -> dict[str, Any] | None:
+    """What a checkpoint holds; if it can not be read, what the newest one before it holds.
+
+    Returns:
+        The entries that ``State.save`` wrote; None if no checkpoint can be read.
+    """
+    fs, (place, _, newest) = checkpoint.filesystem, checkpoint.path.rpartition("/")
+    names = [info.base_name for info in fs.get_file_info(pa.fs.FileSelector(place))]
+    for name in sorted((name for name in names if name <= newest), reverse=True):
+        if not name.startswith("checkpoint_"):
+            continue
+        try:
+            with ray.train.Checkpoint(f"{place}/{name}", fs).as_directory() as folder:
+                kept: dict[str, Any] = torch.load(
+                    Path(folder) / STATE, map_location=device, weights_only=True
+                )
+                return kept
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            log.warning("%s/%s can not be read, the one before is taken: %s", place, name, error)
+    return None
 
 
 def _step(

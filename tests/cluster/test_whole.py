@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from conftest import files_of, run_spec
 from raythief import evaluation
 from raythief.artifacts import Artifact, Storage
+from raythief.config import LABELS
 
 Whole = tuple[Path, Path, dict[str, Any]]
 
@@ -67,6 +68,15 @@ def test_labels_are_those_of_the_victim_alone_with_each_query(whole: Whole) -> N
             logits = model(**pair).logits[0]
         if logits.topk(2).values.diff().abs() > 1e-4:  # a near-tie may fall either way
             assert model.config.id2label[int(logits.argmax())] == label
+
+
+def test_an_extractor_is_a_plain_folder_of_transformers_with_a_card(whole: Whole) -> None:
+    folder = artifact(whole, "extractor").local("model")
+    ask = pipeline("text-classification", model=str(folder))
+    assert ask({"text": "a", "text_pair": "b"})["label"] in LABELS
+    card = (folder / "README.md").read_text()
+    assert "# A classifier extracted with gibberish" in card
+    assert "600 pairs of random words: 600 were answered" in card
 
 
 def test_label_counts_are_those_of_the_labels(whole: Whole) -> None:

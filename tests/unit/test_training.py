@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray.train
+import torch
 
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Training
-from raythief.training import Examples, Schedule, class_weights
+from raythief.training import STATE, Examples, Schedule, class_weights, load
 
 LENGTHS = np.random.default_rng(7).integers(5, 120, 1003)
 
@@ -192,3 +194,49 @@ def test_only_the_named_rows_are_taken(pairs: Artifact):
     table = Examples(pairs, "gold/en.parquet", ids=np.array([1, 5])).read()
     assert table["premise"].to_pylist() == ["p1", "p5"]
     assert table["label"].to_pylist() == ["neutral", "entailment"]
+
+
+# --- checkpoints ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Three checkpoints, as Ray Train names them."""
+    for step in (10, 20, 30):
+        folder = tmp_path / f"checkpoint_2026-11-23_10-00-{step}.000000"
+        folder.mkdir()
+        torch.save({"step": step, "weights": torch.full((1000,), float(step))}, folder / STATE)
+    (tmp_path / "checkpoint_manager_snapshot.json").write_text("{}")
+    return tmp_path
+
+
+def loaded(run: Path, second: int = 30) -> dict[str, Any] | None:
+    place = run / f"checkpoint_2026-11-23_10-00-{second}.000000"
+    return load(ray.train.Checkpoint(str(place), pa.fs.LocalFileSystem()), torch.device("cpu"))
+
+
+def damage(run: Path, second: int, how: str) -> None:
+    file = run / f"checkpoint_2026-11-23_10-00-{second}.000000" / STATE
+    content = file.read_bytes()
+    if how == "missing":
+        file.unlink()
+    else:
+        file.write_bytes({"cut short": content[: len(content) // 2], "empty": b""}[how])
+
+
+def test_the_checkpoint_that_is_named_is_taken(run: Path):
+    assert loaded(run)["step"] == 30
+    assert loaded(run, 20)["step"] == 20  # never a newer one, which the run does not know of
+
+
+@pytest.mark.parametrize("how", ["cut short", "empty", "missing"])
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
+    run: Path, how: str, caplog: pytest.LogCaptureFixture
+):
+    damage(run, 30, how)
+    assert loaded(run)["step"] == 20
+    assert "10-00-30.000000 can not be read, the one before is taken" in caplog.text
+    damage(run, 20, how)
+    assert loaded(run)["step"] == 10
+    damage(run, 10, how)
+    assert loaded(run) is None

@@ -1,0 +1,75 @@
+"""Model cards: true to the manifests, and read by the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from raythief.artifacts import Artifact, Storage
+from raythief.cards import card
+from raythief.config import LABELS
+
+HUB = {
+    "hub": "FacebookAI/xlm-roberta-large",
+    "revision": "c23d21b0620b635a76227c604d44e43a9f0ee389",
+}
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Artifact:
+    bought = Storage.at(str(tmp_path)).artifact("labels", "a" * 16)
+    results = {"queries": 392_702, "kept": 392_700, "rejected": 2}
+    victim = {"api": "https://victim.test/predict", "labels": None}
+    bought.write("rows-0000000000-0000000001.parquet", b"")
+    bought.finish({"config": {"victim": victim}, "results": results})
+    return bought
+
+
+def made(labels: Artifact | None, real: float = 0.0, collapsed: bool = False, **model: Any) -> str:
+    config = {
+        "model": model or HUB,
+        "training": {"learning_rate": 5e-6, "seed": 0},
+        "fresh_head": True,
+        "real_fraction": real,
+    }
+    results = {
+        "examples": 1234,
+        "steps": 77,
+        "final_loss": 0.5,
+        "label_counts": dict.fromkeys(LABELS, 411),
+        "collapsed": collapsed,
+    }
+    return card(config, results, labels)
+
+
+def metadata(text: str) -> dict[str, Any]:
+    _, front, _ = text.split("---\n", 2)
+    found: dict[str, Any] = yaml.safe_load(front)
+    return found
+
+
+def test_an_extracted_model_says_so_and_from_what(labels: Artifact) -> None:
+    text = made(labels)
+    assert "# A classifier extracted with gibberish" in text
+    assert "the API at https://victim.test/predict" in text
+    assert "392,702 pairs of random words: 392,700 were answered, 2 rejected" in text
+    assert f"`{HUB['hub']}` at {HUB['revision']}" in text
+    assert "| learning_rate | 5e-06 |" in text
+    found = metadata(text)
+    assert found["base_model"] == HUB["hub"]
+    assert "model-extraction" in found["tags"]
+
+
+def test_a_model_trained_on_gold_labels_is_not_called_extracted() -> None:
+    text = made(None, real=1.0, miniature="english")
+    assert "extract" not in text
+    assert "the real training data, with gold labels" in text
+    assert "base_model" not in metadata(text)
+
+
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_a_collapsed_model_says_so(labels: Artifact, collapsed: bool) -> None:
+    assert ("It collapsed" in made(labels, collapsed=collapsed)) == collapsed
