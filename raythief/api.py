@@ -231,11 +231,11 @@ class _Purchase:
                     break
                 under_way.append(asyncio.create_task(self._buy(self.rows[start : start + size])))
         await asyncio.gather(*under_way)
+        if self.filling is not None:
+            await self.filling
         await self._flush(last=True)
         if self.fault is not None:
             raise self.fault
-        if self.filling is not None:
-            await self.filling
 
     async def _buy(self, chunk: list[dict[str, Any]]) -> None:
         """Settle a chunk in the place that was taken for it."""
@@ -289,6 +289,7 @@ class _Purchase:
             retry=tenacity.retry_if_exception_type(PassingError),
             stop=lambda state: state.attempt_number >= self.api.attempts or self.fault is not None,
             wait=self._backoff,
+            sleep=self._sleep,
             before_sleep=lambda state: self.client.failed(state.outcome),
             reraise=True,
         )
@@ -309,13 +310,14 @@ class _Purchase:
         return max(doubling(state), error.wait if isinstance(error, PassingError) else 0.0)
 
     async def _attempt(self, body: Any, rows: int, number: int) -> list[Label]:
-        if self.purse.balance >= rows:
-            self.purse.spend(rows)
-        else:  # asks the meter, which may take a moment
+        if not self.purse.use(rows):  # asks the meter, which may take a moment
             await asyncio.to_thread(self.purse.spend, rows)
-        if self.purse.is_low():
-            self.filling = asyncio.create_task(asyncio.to_thread(self.purse.fill))
+        if self.purse.is_low() and (self.filling is None or self.filling.done()):
+            self.filling = asyncio.create_task(self._fill())
         await self._turn(rows)
+        if self.fault is not None:
+            self.purse.refund(rows)
+            raise PassingError("the purchase has ended")
         try:
             async with self.client.session.post(
                 self.api.url, json=body, allow_redirects=False
@@ -347,13 +349,27 @@ class _Purchase:
             raise NonsenseError("the response is not JSON") from None
         return self.client.understand(answer, rows)
 
+    async def _fill(self) -> None:
+        try:
+            await asyncio.to_thread(self.purse.fill)
+        except Exception as error:  # raised by run, as those of the requests are
+            self.fault = self.fault or error
+
     async def _turn(self, rows: int) -> None:
         """Wait until the limits of the API, and what it asked for, allow a request."""
         while (pause := self.client.quiet_until - self.client.loop.time()) > 0:
-            await asyncio.sleep(pause)
+            await self._sleep(pause)
+            if self.fault is not None:
+                return
         seconds = max(self.client.limits[0], rows * self.client.limits[1])
         if seconds:  # one actor keeps the pace, so that it holds over all that ask
-            await asyncio.sleep(await self.client.pace(self.api.url, seconds))
+            await self._sleep(await self.client.pace(self.api.url, seconds))
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, but not for long after the purchase has ended."""
+        end = self.client.loop.time() + seconds
+        while self.fault is None and (left := end - self.client.loop.time()) > 0:
+            await asyncio.sleep(min(left, 1.0))
 
     def _count(self, rows: int, number: int, billed: bool) -> None:
         """Count an attempt whose outcome is known."""

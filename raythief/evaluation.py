@@ -39,6 +39,7 @@ class Evaluation(sharding.ShardWorker):
         self.model = self.ask = None
         if isinstance(source, Remote):  # each answer is bought, and accounted for
             self.ask = labeling.Asker(target, source, inference, cpus, labels, None, may_reject)
+            self.stop = self.ask.stop
         else:
             self.model = Classifier(source, inference, cpus, labels)
 

@@ -95,16 +95,15 @@ class Asker:
             ``retries``, ``device``, and of a model ``tokens`` and ``padded_tokens``.
 
         Raises:
-            UserError: the purchase can not go on; the others' ends too, once all that is in
-                flight was kept.
+            UserError: the purchase can not go on; all that was in flight is kept.
         """
-        try:
-            labels, statistics = (self._model if self.model else self._api)(shard, rows)
-        except UserError as error:
-            ray.get(self.meter.stop.remote(self.target.path, str(error)))
-            raise
+        labels, statistics = (self._model if self.model else self._api)(shard, rows)
         given = Counter(label for label in labels if label is not None)
         return labels, {**statistics, "rows": len(labels), "labels": dict(given)}
+
+    def stop(self, fault: str) -> None:
+        """End the purchase for all workers, once what they have in flight is kept."""
+        ray.get(self.meter.stop.remote(self.target.path, fault))
 
     def _model(
         self, shard: sharding.Shard, rows: pa.Table
@@ -186,6 +185,7 @@ class Labeling(sharding.ShardWorker):
         if asker.get("words") is not None:
             words = asker["words"].read_table("words.parquet", ["word"])["word"].to_pylist()
         self.ask = Asker(target, **{**asker, "words": words})
+        self.stop = self.ask.stop
 
     def work(self, shard: sharding.Shard) -> tuple[pa.Table, Mapping[str, Any]]:
         """Label the shard's queries: ``id``, ``label`` (a canonical name, null if rejected)."""

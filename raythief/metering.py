@@ -255,7 +255,7 @@ class Purse:
         Raises:
             UserError: the budget is spent.
         """
-        while not self._use(rows):
+        while not self.use(rows):
             with self.till:
                 short = rows - self.balance
                 most = min(self.window, short + self.expected)
@@ -272,11 +272,13 @@ class Purse:
     def fill(self) -> None:
         """Ask the meter for what is expected, never for more: another worker may need it."""
         with self.till:
-            most = min(self.window, self.expected) - self.balance
+            balance = self.balance  # read first: what is spent meanwhile is no longer expected
+            most = min(self.window, self.expected) - balance
             if most > 0:
                 self._take(1, most)
 
-    def _use(self, rows: int) -> bool:
+    def use(self, rows: int) -> bool:
+        """Use ``rows`` queries if there are enough, without waiting for the meter."""
         with self.lock:
             enough = self.balance >= rows
             self.balance -= rows if enough else 0
@@ -294,8 +296,9 @@ class Purse:
             self.balance += rows
 
     def close(self) -> None:
-        """Give back what is left."""
-        with self.lock:
+        """Give back what is left, and what the meter is granting even now."""
+        self.expected = 0
+        with self.till, self.lock:
             if self.balance:
                 self.give_back(self.balance)
                 self.balance = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,6 +83,8 @@ class ShardWorker:
     def __init__(self, target: Artifact) -> None:
         """Subclasses load here, once, what every shard needs."""
         self.target = target
+        self.stop: Callable[[str], None] = lambda fault: None
+        """Told of a fault, so that those who buy together end together."""
 
     def work(self, shard: Shard) -> tuple[pa.Table, Mapping[str, Any]]:
         """Return the shard's table, and numbers about it that are kept in its file."""
@@ -100,6 +102,7 @@ class ShardWorker:
             self.target.write_table(shard.name, with_statistics(table, statistics))
         except UserError as error:
             fault = str(error)
+            self.stop(fault)
         return {"rows": batch["stop"] - batch["start"], "fault": [fault]}
 
 

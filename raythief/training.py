@@ -35,6 +35,7 @@ from torch.nn import functional
 from raythief import encoding, models, progress, sharding
 from raythief.artifacts import WORK, Artifact
 from raythief.config import LABELS, Resources, Training
+from raythief.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -279,9 +280,14 @@ class State:
     ) -> State:
         """From the last checkpoint of the run that is whole, or from the beginning."""
         checkpoint = ray.train.get_checkpoint()
-        kept = None if checkpoint is None else load(checkpoint, device)
-        if kept is None:
+        if checkpoint is None:
             return cls(0, [], [], torch.zeros(len(LABELS), dtype=torch.int64), 0, 0)
+        kept = load(checkpoint)
+        if torch.distributed.is_initialized():
+            steps = [0] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(steps, kept["step"])
+            if len(set(steps)) > 1:  # Ray Train starts the workers anew
+                raise RuntimeError(f"the workers read checkpoints of different steps: {steps}")
         model.load_state_dict(kept["model"])
         optimizer.load_state_dict(kept["optimizer"])
         losses = [loss.to(device) for loss in kept["losses"]]
@@ -333,26 +339,31 @@ class State:
             ray.train.report({"step": self.step}, checkpoint=checkpoint)
 
 
-def load(checkpoint: ray.train.Checkpoint, device: torch.device) -> dict[str, Any] | None:
-    """What a checkpoint holds; if it can not be read, what the newest one before it holds.
+def load(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
+    """What a checkpoint holds; if it is damaged, what the newest one before it holds.
 
     Returns:
-        The entries that ``State.save`` wrote; None if no checkpoint can be read.
+        The entries that ``State.save`` wrote, with tensors in main memory.
+
+    Raises:
+        UserError: all checkpoints are damaged.
     """
     fs, (place, _, newest) = checkpoint.filesystem, checkpoint.path.rpartition("/")
     names = [info.base_name for info in fs.get_file_info(pa.fs.FileSelector(place))]
     for name in sorted((name for name in names if name <= newest), reverse=True):
         if not name.startswith("checkpoint_"):
             continue
+        # Workers of one node share the download of Ray's own object.
+        one = checkpoint if name == newest else ray.train.Checkpoint(f"{place}/{name}", fs)
         try:
-            with ray.train.Checkpoint(f"{place}/{name}", fs).as_directory() as folder:
-                kept: dict[str, Any] = torch.load(
-                    Path(folder) / STATE, map_location=device, weights_only=True
-                )
+            with one.as_directory() as folder:
+                file = Path(folder) / STATE
+                kept: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
                 return kept
-        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-            log.warning("%s/%s can not be read, the one before is taken: %s", place, name, error)
-    return None
+        # What a file cut short gives; a storage that does not answer is another OSError.
+        except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            log.warning("%s/%s is damaged, the one before is taken: %s", place, name, error)
+    raise UserError(f"{place}: all checkpoints are damaged; delete the folder to train anew")
 
 
 def _step(

@@ -201,3 +201,26 @@ def test_threads_at_one_purse_spend_each_query_once() -> None:
         worker.join()
     purse.close()
     assert till.money == 10_000 - 8 * 200 * 3
+
+
+def test_what_is_granted_while_a_purse_is_closed_is_given_back() -> None:
+    till, asked, go = Till(100), threading.Event(), threading.Event()
+
+    def slowly(least: int, most: int) -> int:
+        grant = till.take(least, most)
+        asked.set()
+        go.wait(10)
+        return grant
+
+    purse = Purse(slowly, till.give_back, window=32)
+    purse.expected = 100
+    fills = [threading.Thread(target=purse.fill) for _ in range(3)]
+    for fill in fills:
+        fill.start()
+    assert asked.wait(10)
+    closing = threading.Thread(target=purse.close)
+    closing.start()
+    go.set()
+    for thread in (*fills, closing):
+        thread.join()
+    assert till.money == 100 - purse.balance == 100

@@ -13,6 +13,7 @@ import torch
 
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Training
+from raythief.errors import UserError
 from raythief.training import STATE, Examples, Schedule, class_weights, load
 
 LENGTHS = np.random.default_rng(7).integers(5, 120, 1003)
@@ -210,9 +211,9 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def loaded(run: Path, second: int = 30) -> dict[str, Any] | None:
+def loaded(run: Path, second: int = 30) -> dict[str, Any]:
     place = run / f"checkpoint_2026-11-23_10-00-{second}.000000"
-    return load(ray.train.Checkpoint(str(place), pa.fs.LocalFileSystem()), torch.device("cpu"))
+    return load(ray.train.Checkpoint(str(place), pa.fs.LocalFileSystem()))
 
 
 def damage(run: Path, second: int, how: str) -> None:
@@ -235,8 +236,9 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
 ):
     damage(run, 30, how)
     assert loaded(run)["step"] == 20
-    assert "10-00-30.000000 can not be read, the one before is taken" in caplog.text
+    assert "10-00-30.000000 is damaged, the one before is taken" in caplog.text
     damage(run, 20, how)
     assert loaded(run)["step"] == 10
     damage(run, 10, how)
-    assert loaded(run) is None
+    with pytest.raises(UserError, match="all checkpoints are damaged; delete the folder"):
+        loaded(run)
