@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from raythief import metering, metrics, models, sharding
 from raythief.api import Client, Remote
-from raythief.artifacts import WORK, Artifact
-from raythief.config import LABELS, Inference, Label, Resources, Victim
+from raythief.artifacts import Artifact
+from raythief.config import LABELS, Inference, Label, Resources
 from raythief.errors import UserError
 from raythief.progress import Rate, Tell
 from raythief.victims import Classifier
@@ -35,9 +33,6 @@ ROWS_PER_WORD = 0.3
 """Rows of an actor for each word of the vocabulary above which a table of the words' tokens takes
 less time than the tokenizer: building it costs some 85 us a word, and the tokenizer 250 us a row
 more than the table (measured on one core with a byte-level BPE of 50,265 tokens)."""
-PERMUTED_P = 1e-3
-"""Probability by chance below which another reading of a victim's labels counts as the right one
-(McNemar's exact test on the sample)."""
 
 
 class Asker:
@@ -360,115 +355,6 @@ def account(target: Artifact, count: int, tell: Tell) -> Iterator[None]:
     finally:
         stop.set()
         poller.join(timeout=10)
-
-
-# --- the sanity gate --------------------------------------------------------------------------
-
-
-def sanity(
-    target: Artifact,
-    examples: Artifact,
-    source: models.Source | Remote,
-    victim: Victim,
-    inference: Inference,
-    resources: Resources,
-    tell: Tell,
-) -> dict[str, Any]:
-    """Ask the victim some real pairs, and refuse it if its labels look permuted.
-
-    Args:
-        target: Artifact that receives the labels.
-        examples: Labelled pairs, in English.
-        source: The victim.
-        victim: Its section of the spec.
-        inference: Batching and number format.
-        resources: Actors; one is enough.
-        tell: Told the rows that are done.
-    """
-    asked = sample(examples.read_table("en.parquet"), victim.sanity.count)
-    place = sharding.Shard(f"{WORK}/sample", 0, asked.num_rows)
-    target.write_table(place.name, asked.select(["id", "premise", "hypothesis"]))
-    one = resources.model_copy(
-        update={"inference": resources.inference.model_copy(update={"workers": 1})}
-    )
-    found = build(
-        target,
-        target,
-        asked.num_rows,
-        source,
-        victim.labels,
-        inference,
-        one,
-        tell,
-        folder=place.folder,
-    )
-    return {**found, **check_sane(asked, target.read_table()["label"].to_pylist(), victim)}
-
-
-def sample(examples: pa.Table, count: int) -> pa.Table:
-    """About ``count`` labelled pairs, as many of each label, spread over the table."""
-    labels = np.array(examples["label"].to_pylist())
-    chosen: list[int] = []
-    for label in LABELS:
-        rows = np.flatnonzero(labels == label)
-        picks = np.linspace(0, len(rows) - 1, min(len(rows), -(-count // len(LABELS)))).astype(int)
-        chosen += rows[np.unique(picks)].tolist()
-    return examples.take(pa.array(sorted(chosen)[:count], pa.int64()))
-
-
-def permutation(gold: Sequence[str], given: Sequence[str | None]) -> dict[str, str] | None:
-    """How a victim's labels must be renamed to fit; None if they fit as they are.
-
-    Of the six readings of its labels the one that is right most often is taken, if it beats the
-    plain one beyond chance (McNemar's exact test on the pairs on which the two differ).
-    """
-    pairs = [(a, b) for a, b in zip(gold, given, strict=True) if b is not None]
-
-    def right(reading: Mapping[str, str]) -> Any:
-        return np.array([reading[b] == a for a, b in pairs])
-
-    readings: list[dict[str, str]] = [
-        dict(zip(LABELS, names, strict=True)) for names in itertools.permutations(LABELS)
-    ]
-    plain, *others = (right(reading) for reading in readings)
-    best = max(range(len(others)), key=lambda i: int(others[i].sum()))
-    better, worse = int((others[best] & ~plain).sum()), int((plain & ~others[best]).sum())
-    return readings[best + 1] if _sign_test(better, worse) < PERMUTED_P else None
-
-
-def check_sane(examples: pa.Table, given: Sequence[str | None], victim: Victim) -> dict[str, Any]:
-    """Refuse a victim whose labels look permuted.
-
-    Args:
-        examples: Real pairs with their gold ``label``.
-        given: The victim's labels for them, None where it rejected one.
-        victim: Tells which field says what its labels mean.
-
-    Returns:
-        ``accuracy`` on the sample, and ``count``.
-
-    Raises:
-        UserError: another reading of its labels fits far better; it names that reading.
-    """
-    gold = examples["label"].to_pylist()
-    renamed = permutation(gold, given)
-    right = sum(a == b for a, b in zip(gold, given, strict=True))
-    if renamed is not None:
-        fits = sum(b is not None and renamed[b] == a for a, b in zip(gold, given, strict=True))
-        field = "victim.api.labels" if victim.api else "victim.labels"
-        changes = ", ".join(f"`{a}` is `{b}`" for a, b in renamed.items() if a != b)
-        raise UserError(
-            f"{field}: the victim's labels look permuted: on {len(gold)} real pairs {right} are "
-            f"right as they are, and {fits} if what is called {changes}; correct {field}, or set "
-            "victim.sanity.count to 0 if it is meant so"
-        )
-    return {"count": len(gold), "accuracy": right / len(gold)}
-
-
-def _sign_test(better: int, worse: int) -> float:
-    """One-sided probability of so many successes among ``better + worse`` fair coins."""
-    total = better + worse
-    return float(sum(math.comb(total, k) for k in range(better, total + 1)) / 2**total)
 
 
 def _pairs(rejected: pa.Table) -> list[tuple[int, str]]:

@@ -32,6 +32,7 @@ from raythief import (
     models,
     nli,
     preparation,
+    sanity,
     training,
 )
 from raythief.api import Remote
@@ -125,10 +126,10 @@ class _Chain:
             yield "vocabulary", words
             gibberish = self._queries(words)
             yield "queries", gibberish
-            sanity = self._sanity(victim)
-            if sanity is not None:
-                yield "sanity", sanity
-            labels = self._labels(gibberish, victim, sanity)
+            gate = self._sanity(victim)
+            if gate is not None:
+                yield "sanity", gate
+            labels = self._labels(gibberish, victim, gate)
             yield "labels", labels
         gold = 0.0 if real.placement == "after" else real.fraction
         extractor = self._training("extractor", encoder, spec.extractor.training, gold, labels)
@@ -199,7 +200,7 @@ class _Chain:
             return None
 
         def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
-            return labeling.sanity(
+            return sanity.build(
                 target,
                 given["examples"],
                 victim.source(given),
@@ -218,7 +219,7 @@ class _Chain:
         inputs = {"examples": self.sets[english[0]][0], **victim.inputs}
         return Stage("sanity", config, build, inputs, queries=count)
 
-    def _labels(self, gibberish: Stage, victim: _Encoder, sanity: Stage | None) -> Stage:
+    def _labels(self, gibberish: Stage, victim: _Encoder, gate: Stage | None) -> Stage:
         spec = self.spec
 
         def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
@@ -247,7 +248,7 @@ class _Chain:
             {**inputs, **victim.inputs},
             version=2,
             queries=spec.queries.count,
-            waits_for=(sanity,) if sanity is not None else (),
+            waits_for=(gate,) if gate is not None else (),
         )
 
     def _training(
