@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from transformers import (
 
 from raythief import hub
 from raythief.artifacts import Artifact
-from raythief.config import LABELS, Precision
+from raythief.config import LABELS, Model, Precision
 from raythief.errors import UserError
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,40 @@ class Source:
         assert self.repo_id is not None
         assert self.revision is not None
         return hub.model_folder(self.repo_id, self.revision)
+
+    def config(self) -> dict[str, Any]:
+        """The model's ``config.json``; of a model on the hub, nothing else is fetched.
+
+        Raises:
+            UserError: there is none, or the hub can not be asked.
+        """
+        if self.repo_id is not None:
+            assert self.revision is not None
+            return hub.model_config(self.repo_id, self.revision)
+        return config_of(self.local(), "model")
+
+
+def find(model: Model, root: Path, field: str) -> Source:
+    """Where the model lies that a spec names: in a folder, or on the hub.
+
+    Args:
+        model: The section of the spec.
+        root: Folder from which relative paths start.
+        field: What the spec calls the name, for errors.
+
+    Raises:
+        UserError: it is neither, the folder holds no safe model, or no commit is known.
+    """
+    folder = (root / Path(model.model).expanduser()).resolve()
+    if folder.is_dir():
+        config_of(folder, field)
+        return Source(path=str(folder))
+    if not _HUB_ID.fullmatch(model.model):
+        raise UserError(
+            f"{field}: `{model.model}` is neither a folder that exists, nor a hub id (owner/name), "
+            "nor miniature:english or miniature:multilingual"
+        )
+    return Source(repo_id=model.model, revision=hub.revision(model.model, model.revision, field))
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:

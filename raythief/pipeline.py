@@ -11,7 +11,6 @@ variants of a table share all that they can.
 from __future__ import annotations
 
 import graphlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -41,7 +40,6 @@ from raythief.config import Corpus, Model, Pairs, Section, Spec, Training, Victi
 from raythief.errors import UserError, find_user_error
 from raythief.progress import Display, Tell
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 SourceOf = Callable[[Mapping[str, Artifact]], models.Source | Remote]
@@ -384,22 +382,14 @@ class _Chain:
                 {"encoders": self.encoders},
                 lambda given: models.Source(artifact=given["encoders"], folder=kind),
             )
-        folder = (self.spec.root / Path(name).expanduser()).resolve()
-        if folder.is_dir():
-            models.config_of(folder, where)
+        source = models.find(model, self.spec.root, where)
+        if source.path is not None:
+            folder = Path(source.path)
             found = sorted(file for kind in _MODEL_FILES for file in folder.glob(kind))
-            path = models.Source(path=str(folder))
             return _Encoder(
-                {"files": hash_files({file.name: file for file in found})}, {}, lambda _: path
+                {"files": hash_files({file.name: file for file in found})}, {}, lambda _: source
             )
-        if not _HUB_ID.fullmatch(name):
-            raise UserError(
-                f"{where}: `{name}` is neither a folder that exists, nor a hub id (owner/name), "
-                "nor miniature:english or miniature:multilingual"
-            )
-        revision = hub.revision(name, model.revision, where)
-        remote = models.Source(repo_id=name, revision=revision)
-        return _Encoder({"hub": name, "revision": revision}, {}, lambda _: remote)
+        return _Encoder({"hub": name, "revision": source.revision}, {}, lambda _: source)
 
 
 def _trained(stage: Stage) -> _Encoder:

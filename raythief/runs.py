@@ -21,7 +21,7 @@ import ray
 import ray.data
 from rich.console import Console
 
-from raythief import hub, labeling, metering, models, nli, pipeline, report
+from raythief import labeling, metering, models, pipeline, report, victims
 from raythief.api import Remote
 from raythief.artifacts import Stage, Storage
 from raythief.config import Spec, Variant, Victim, expand
@@ -112,16 +112,7 @@ def check(all_rows: Sequence[Row], storage: Storage, budget: int | None = None) 
             Remote.of(victim.api)
         if victim.api is not None or victim.training:
             continue
-        folder = spec.root / Path(victim.model).expanduser()
-        config = (
-            models.config_of(folder, "victim.model")
-            if folder.is_dir()
-            else hub.model_config(
-                victim.model, hub.revision(victim.model, victim.revision, "victim.model")
-            )
-        )
-        names = {int(i): name for i, name in config.get("id2label", {}).items()}
-        nli.label_names(names, victim.labels, "victim.labels")
+        victims.check_names(models.find(victim, spec.root, "victim.model"), victim.labels)
 
 
 def _check_budget(all_rows: Sequence[Row], storage: Storage, budget: int | None) -> None:

@@ -26,7 +26,6 @@ import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Annotated, Any
 
 import ray
@@ -34,12 +33,12 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.markup import escape
 
-from raythief import __version__, hub, models, nli, pipeline, runs, sharding
+from raythief import __version__, models, pipeline, runs, sharding
 from raythief import config as specs
 from raythief.artifacts import Storage
 from raythief.config import LABELS, Inference, Label, Spec, Workers
 from raythief.errors import UserError
-from raythief.victims import Classifier
+from raythief.victims import Classifier, check_names
 
 try:
     from fastapi import Depends, FastAPI, HTTPException
@@ -289,15 +288,8 @@ def victim(spec: Spec) -> tuple[models.Source, tuple[Label, ...] | None]:
         return models.Source(artifact=artifact), None  # it names its outputs itself
     if chosen.model.startswith("miniature:"):
         raise UserError(f"victim.model: `{chosen.model}` is a bare encoder; give victim.training")
-    folder = (spec.root / Path(chosen.model).expanduser()).resolve()
-    if folder.is_dir():
-        source, config = models.Source(path=str(folder)), models.config_of(folder, "victim.model")
-    else:
-        revision = hub.revision(chosen.model, chosen.revision, "victim.model")
-        source = models.Source(repo_id=chosen.model, revision=revision)
-        config = hub.model_config(chosen.model, revision)
-    names = {int(i): name for i, name in config.get("id2label", {}).items()}
-    nli.label_names(names, chosen.labels, "victim.labels")
+    source = models.find(chosen, spec.root, "victim.model")
+    check_names(source, chosen.labels)
     return source, chosen.labels
 
 

@@ -28,6 +28,16 @@ RoBERTa-Base in float32, two cores): 3.3, 3.8, 4.1, 3.8 and 3.5 rows/s with 256,
 and 4,096 tokens. For GPUs it is an estimate."""
 
 
+def check_names(source: models.Source, labels: Sequence[Label] | None) -> None:
+    """Refuse a victim whose outputs have no canonical names; asks the hub for its config alone.
+
+    Raises:
+        UserError: neither its config nor ``labels`` names them.
+    """
+    names = {int(i): name for i, name in source.config().get("id2label", {}).items()}
+    nli.label_names(names, labels, "victim.labels")
+
+
 class Classifier:
     """A ``transformers`` sequence classifier in this process."""
 
