@@ -5,31 +5,22 @@
         manifest.json     config, inputs, versions, results, seconds, size and SHA-256 of each file
         _SUCCESS          SHA-256 of the manifest; written last, so its presence means finished
 
-A finished artifact is never built again and never trusted blindly: before it is used its files
-are compared with the manifest. While one is being built a lease keeps a second run away; a lease
-whose owner is dead is taken over, and the work it left behind is continued.
+A finished artifact is never trusted blindly: before it is used its files are compared with the
+manifest.
 
 Storage is any filesystem that pyarrow knows: a local folder, NFS, ``s3://``, ``gs://``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import importlib.metadata
 import json
 import logging
-import os
-import platform
-import socket
 import tempfile
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +28,16 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from raythief import __version__
 from raythief.errors import UserError
-from raythief.progress import Tell, silent
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 DONE = "_SUCCESS"
 LEASE = "_lease.json"
+"""Who builds the artifact, see ``raythief.leases``; no part of it."""
 WORK = "_work"
 """Folder of an artifact for what only its building needs; removed when it is finished."""
-
-LEASE_BEAT_S = 2.0
-LEASE_STALE_S = 30.0
-"""A lease that its owner has not renewed while it was watched for so long is taken over."""
-
-_PACKAGES = ("ray", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -278,187 +262,6 @@ class Artifact:
         )
 
 
-Build = Callable[["Artifact", Mapping[str, "Artifact"], Tell], Mapping[str, Any]]
-"""Makes an artifact's files from its inputs', tells how far it is, and returns the results that
-the manifest keeps."""
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """A function of a config and of other stages' artifacts."""
-
-    name: str
-    """Name of the stage, and of its folder on storage."""
-    config: Mapping[str, Any]
-    """Plain values; all that decides the result besides the inputs."""
-    build: Build
-    """Makes the files."""
-    inputs: Mapping[str, Stage] = field(default_factory=dict)
-    """The stages whose artifacts it reads, by the role that they play."""
-    version: int = 1
-    """Raised when a change of code changes the result."""
-    queries: int = 0
-    """Queries that it buys from the victim, retries not counted; 0 if it buys none."""
-    waits_for: tuple[Stage, ...] = ()
-    """Stages that must succeed first, though it reads nothing of theirs."""
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of name, version, config and inputs."""
-        identity = {
-            "stage": self.name,
-            "version": self.version,
-            "config": self.config,
-            "inputs": {role: stage.fingerprint for role, stage in self.inputs.items()},
-        }
-        text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def ensure(self, storage: Storage, tell: Tell = silent) -> tuple[Artifact, bool]:
-        """Build the artifact unless it is there; its inputs must be.
-
-        Returns:
-            The finished artifact, and whether this call built it.
-
-        Raises:
-            UserError: a finished artifact or an input is damaged.
-        """
-        artifact = storage.artifact(self.name, self.fingerprint)
-        if artifact.manifest() is not None:
-            artifact.verify()
-            return artifact, False
-        with lease(artifact):
-            if artifact.manifest() is not None:  # another run finished it while we waited
-                artifact.verify()
-                return artifact, False
-            inputs = {
-                role: storage.artifact(stage.name, stage.fingerprint)
-                for role, stage in self.inputs.items()
-            }
-            for given in inputs.values():
-                given.verify()
-            started = time.time()
-            results = self.build(artifact, inputs, tell)
-            artifact.finish(
-                {
-                    "stage": self.name,
-                    "fingerprint": self.fingerprint,
-                    "version": self.version,
-                    "config": self.config,
-                    "inputs": {
-                        role: {"stage": stage.name, "fingerprint": stage.fingerprint}
-                        for role, stage in self.inputs.items()
-                    },
-                    "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started)),
-                    "seconds": round(time.time() - started, 3),
-                    "versions": versions(),
-                    "results": results,
-                }
-            )
-        return artifact, True
-
-
-@contextlib.contextmanager
-def lease(artifact: Artifact) -> Iterator[None]:
-    """Hold the sole right to build an artifact, waiting while a living run holds it.
-
-    An owner renews its lease every two seconds. It is taken over when its process is known to be
-    gone (same machine) or when it did not renew it for 30 seconds of watching, which compares no
-    clocks of different machines. Object stores offer no exclusive creation, so a claim is read
-    back after a moment: of two claims at once the later one stands.
-    """
-    path = f"{artifact.path}/{LEASE}"
-    storage, token = artifact.storage, uuid.uuid4().hex
-    claim = {"owner": token, "host": socket.gethostname(), "pid": os.getpid(), "boot": _boot()}
-
-    def renew(beat: int) -> None:
-        storage.write_bytes(path, json.dumps({**claim, "beat": beat}).encode())
-
-    told = False
-    seen, since = None, time.monotonic()
-    while True:
-        with _alone(artifact):
-            text = storage.read_bytes(path)
-            holder = json.loads(text) if text else None
-            if text != seen:
-                seen, since = text, time.monotonic()
-            stale = time.monotonic() - since > LEASE_STALE_S
-            free = holder is None or _gone(holder) or stale
-            if free:
-                renew(0)
-        if free:
-            time.sleep(0.05 if storage.is_local else 1.0)
-            back = storage.read_bytes(path)
-            if back and json.loads(back)["owner"] == token:
-                break
-            continue
-        if not told and holder is not None:
-            log.warning(
-                "%s is being built by another run (process %s on %s); waiting for it",
-                artifact.path,
-                holder["pid"],
-                holder["host"],
-            )
-            told = True
-        time.sleep(0.5)
-    stop = threading.Event()
-
-    def keep() -> None:
-        beat = 1
-        while not stop.wait(LEASE_BEAT_S):
-            renew(beat)
-            beat += 1
-
-    keeper = threading.Thread(target=keep, name=f"lease {artifact.path}", daemon=True)
-    keeper.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        keeper.join()
-        with contextlib.suppress(FileNotFoundError):
-            storage.fs.delete_file(f"{storage.root}/{path}")
-
-
-def under_way(artifact: Artifact) -> bool:
-    """Whether a run that builds an artifact is alive, as far as can be told from here: its
-    process, on this machine; a lease that it renewed of late, on others.
-    """
-    path = f"{artifact.path}/{LEASE}"
-    text = artifact.storage.read_bytes(path)
-    if text is None:
-        return False
-    holder = json.loads(text)
-    if holder["host"] == socket.gethostname():
-        return not _gone(holder)
-    info = artifact.storage.fs.get_file_info(f"{artifact.storage.root}/{path}")
-    return bool(time.time() - info.mtime_ns / 1e9 < LEASE_STALE_S)
-
-
-@contextlib.contextmanager
-def _alone(artifact: Artifact) -> Iterator[None]:
-    """Keep this machine's other processes from claiming: what one reads, another may overwrite."""
-    if not artifact.storage.is_local:
-        yield
-        return
-    artifact.storage.fs.create_dir(artifact.absolute, recursive=True)
-    folder = os.open(artifact.absolute, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network filesystems lock no folders
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of what decides its results."""
-    found = {"raythief": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        found[package] = importlib.metadata.version(package)
-    return found
-
-
 def hash_files(paths: Mapping[str, Path]) -> dict[str, str]:
     """SHA-256 of local files by name: what stands in a fingerprint for a file of the user's."""
     return {
@@ -495,22 +298,3 @@ def _download(uri: str, path: str) -> Path:
     target = Path(tempfile.mkdtemp(prefix="raythief-"))
     pa.fs.copy_files(path, str(target), _open(uri)[0], pa.fs.LocalFileSystem())
     return target
-
-
-def _boot() -> str:
-    """Identity of this start of this machine, so that process numbers can be compared."""
-    source = Path("/proc/sys/kernel/random/boot_id")
-    return source.read_text().strip() if source.exists() else socket.gethostname()
-
-
-def _gone(holder: Mapping[str, Any]) -> bool:
-    """Whether the process that holds a lease is known not to run any more."""
-    if holder["host"] != socket.gethostname() or holder["boot"] != _boot():
-        return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

@@ -35,10 +35,11 @@ from raythief import (
     training,
 )
 from raythief.api import Remote
-from raythief.artifacts import Artifact, Stage, Storage, hash_files
+from raythief.artifacts import Artifact, Storage, hash_files
 from raythief.config import Corpus, Model, Pairs, Section, Spec, Training, Victim
 from raythief.errors import UserError, find_user_error
 from raythief.progress import Display, Tell
+from raythief.stages import Stage
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 

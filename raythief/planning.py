@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from raythief import metering, models, nli, runs
-from raythief.artifacts import Stage, Storage
+from raythief.artifacts import Storage
 from raythief.config import Model, Spec, Training
+from raythief.stages import Stage
 
 WORDS_PER_SENTENCE = 25.0
 """Mean length of a sentence of WikiText-103 within the default limits; replaced by the measured

@@ -23,10 +23,11 @@ from rich.console import Console
 
 from raythief import labeling, metering, models, pipeline, report, victims
 from raythief.api import Remote
-from raythief.artifacts import Stage, Storage
+from raythief.artifacts import Storage
 from raythief.config import Spec, Variant, Victim, expand
 from raythief.errors import UserError
 from raythief.progress import Display
+from raythief.stages import Stage
 
 LOCAL_CPUS = 4
 """Logical CPUs that Ray is told of, at least, on a machine of our own: stages need one for their

@@ -18,8 +18,9 @@ from rich.live import Live
 from rich.table import Table
 
 from raythief import metering, sharding
-from raythief.artifacts import Artifact, Storage, under_way
+from raythief.artifacts import Artifact, Storage
 from raythief.errors import UserError
+from raythief.leases import under_way
 
 RATE_WINDOW_S = 60.0
 """Seconds over which the present rate is taken."""

@@ -18,16 +18,19 @@ import pyarrow as pa
 import pyarrow.fs
 import pytest
 
-from raythief import artifacts
-from raythief.artifacts import DONE, LEASE, MANIFEST, WORK, Artifact, Stage, Storage, lease
+from raythief import artifacts, leases
+from raythief.artifacts import DONE, LEASE, MANIFEST, WORK, Artifact, Storage
 from raythief.errors import UserError
+from raythief.leases import lease
 from raythief.progress import Tell
+from raythief.stages import Build, Stage
 
 PROGRAM = """
 import sys, time
 from pathlib import Path
 from raythief import artifacts
-from raythief.artifacts import Stage, Storage
+from raythief.artifacts import Storage
+from raythief.stages import Stage
 
 storage, side, seconds, pause = sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:5])
 
@@ -71,7 +74,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def writes(**files: str) -> artifacts.Build:
+def writes(**files: str) -> Build:
     """A build that writes these files and tells their number."""
 
     def build(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
@@ -318,8 +321,8 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path: Path):
 def test_a_living_owner_is_waited_for_however_long_it_takes(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(artifacts, "LEASE_BEAT_S", 0.05)
-    monkeypatch.setattr(artifacts, "LEASE_STALE_S", 1.0)
+    monkeypatch.setattr(leases, "BEAT_S", 0.05)
+    monkeypatch.setattr(leases, "STALE_S", 1.0)
     artifact, order = storage.artifact("stage", "f"), []
 
     def wait() -> None:
@@ -347,7 +350,7 @@ def elsewhere(storage: Storage) -> Artifact:
 def test_a_silent_owner_on_another_machine_is_given_its_time_and_no_more(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(artifacts, "LEASE_STALE_S", 1.0)
+    monkeypatch.setattr(leases, "STALE_S", 1.0)
     artifact, started = elsewhere(storage), time.monotonic()
     with lease(artifact):
         assert 1.0 <= time.monotonic() - started < 10.0
@@ -357,7 +360,7 @@ def test_a_silent_owner_on_another_machine_is_given_its_time_and_no_more(
 def test_a_run_that_waits_says_for_whom(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(artifacts, "LEASE_STALE_S", 1.2)
+    monkeypatch.setattr(leases, "STALE_S", 1.2)
     with lease(elsewhere(storage)):
         pass
     assert [record.getMessage() for record in caplog.records] == [

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from raythief import pipeline, runs
-from raythief.artifacts import Artifact, Stage, Storage
+from raythief.artifacts import Artifact, Storage
 from raythief.config import Spec, expand, merge, nest, validate
 from raythief.errors import UserError
 from raythief.progress import Tell, silent
+from raythief.stages import Stage
 
 SMALL: dict[str, Any] = {
     "name": "small",

@@ -1,0 +1,110 @@
+"""Stages: functions of a config and of other stages' artifacts, each run once.
+
+The fingerprint is a hash of all that decides the result, so what is finished is never built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from raythief import __version__
+from raythief.artifacts import Artifact, Storage
+from raythief.leases import lease
+from raythief.progress import Tell, silent
+
+_PACKAGES = ("ray", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
+
+Build = Callable[[Artifact, Mapping[str, Artifact], Tell], Mapping[str, Any]]
+"""Makes an artifact's files from its inputs', tells how far it is, and returns the results that
+the manifest keeps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A function of a config and of other stages' artifacts."""
+
+    name: str
+    """Name of the stage, and of its folder on storage."""
+    config: Mapping[str, Any]
+    """Plain values; all that decides the result besides the inputs."""
+    build: Build
+    """Makes the files."""
+    inputs: Mapping[str, Stage] = field(default_factory=dict)
+    """The stages whose artifacts it reads, by the role that they play."""
+    version: int = 1
+    """Raised when a change of code changes the result."""
+    queries: int = 0
+    """Queries that it buys from the victim, retries not counted; 0 if it buys none."""
+    waits_for: tuple[Stage, ...] = ()
+    """Stages that must succeed first, though it reads nothing of theirs."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of name, version, config and inputs."""
+        identity = {
+            "stage": self.name,
+            "version": self.version,
+            "config": self.config,
+            "inputs": {role: stage.fingerprint for role, stage in self.inputs.items()},
+        }
+        text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def ensure(self, storage: Storage, tell: Tell = silent) -> tuple[Artifact, bool]:
+        """Build the artifact unless it is there; its inputs must be.
+
+        Returns:
+            The finished artifact, and whether this call built it.
+
+        Raises:
+            UserError: a finished artifact or an input is damaged.
+        """
+        artifact = storage.artifact(self.name, self.fingerprint)
+        if artifact.manifest() is not None:
+            artifact.verify()
+            return artifact, False
+        with lease(artifact):
+            if artifact.manifest() is not None:  # another run finished it while we waited
+                artifact.verify()
+                return artifact, False
+            inputs = {
+                role: storage.artifact(stage.name, stage.fingerprint)
+                for role, stage in self.inputs.items()
+            }
+            for given in inputs.values():
+                given.verify()
+            started = time.time()
+            results = self.build(artifact, inputs, tell)
+            artifact.finish(
+                {
+                    "stage": self.name,
+                    "fingerprint": self.fingerprint,
+                    "version": self.version,
+                    "config": self.config,
+                    "inputs": {
+                        role: {"stage": stage.name, "fingerprint": stage.fingerprint}
+                        for role, stage in self.inputs.items()
+                    },
+                    "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started)),
+                    "seconds": round(time.time() - started, 3),
+                    "versions": versions(),
+                    "results": results,
+                }
+            )
+        return artifact, True
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what decides its results."""
+    found = {"raythief": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        found[package] = importlib.metadata.version(package)
+    return found
