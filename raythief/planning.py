@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -186,11 +187,14 @@ def _tokens_per_query(row: runs.Row, storage: Storage) -> float:
     """Mean encoded length of a query: measured where labels are there, else an estimate."""
     if "labels" not in row.stages:
         return 0.0
-    for role in ("labels", "vocabulary"):
+
+    def results(role: str) -> dict[str, Any]:
         stage = row.stages[role]
         manifest = storage.artifact(stage.name, stage.fingerprint).manifest()
-        if manifest and role == "labels":
-            return float(manifest["results"]["tokens"] / manifest["results"]["queries"])
-        if manifest:
-            return float(manifest["results"]["mean_sentence_words"] * 2 * TOKENS_PER_WORD)
-    return WORDS_PER_SENTENCE * 2 * TOKENS_PER_WORD
+        return manifest["results"] if manifest else {}
+
+    labels = results("labels")
+    if "tokens" in labels:  # an API tells none
+        return float(labels["tokens"] / labels["queries"])
+    words = results("vocabulary").get("mean_sentence_words", WORDS_PER_SENTENCE)
+    return float(words * 2 * TOKENS_PER_WORD)

@@ -66,15 +66,18 @@ def labels(run: Run) -> Section | None:
     rows = []
     for label, result in found:
         shares = [result.share(name) for name in LABELS]
-        padding = "" if result.padding_share is None else percent(result.padding_share)
-        rows.append(
-            [Cell(label), *(Cell(percent(share)) for share in shares), Cell(percent(max(shares))),
-             Cell(number(sum(result.label_counts.values()))), Cell(number(result.tokens)),
-             Cell(padding or DASH), Cell(result.device or DASH)]
-        )  # fmt: skip
-    header = [Cell("queries of"), *(Cell(label, "%") for label in LABELS)]
-    header += [Cell("majority", "%"), Cell("queries"), Cell("tokens"), Cell("padding", "%")]
-    caption = "The victim's labels on the gibberish; nothing is reweighted here."
+        padding = DASH if result.padding_share is None else percent(result.padding_share)
+        answered = sum(result.label_counts.values())
+        counts = (answered, result.rejected, result.spent, result.tokens)
+        cells = [*map(percent, shares), percent(max(shares)), *map(number, counts), padding]
+        rows.append([Cell(label), *map(Cell, cells), Cell(result.device or DASH)])
+    header = [Cell("queries of"), *(Cell(label, "%") for label in LABELS), Cell("majority", "%")]
+    header += [Cell("queries", "answered"), Cell("queries", "rejected"), Cell("queries", "spent")]
+    header += [Cell("tokens"), Cell("padding", "%")]
+    caption = (
+        "The victim's labels on the gibberish; nothing is reweighted here. Spent is what was "
+        "billed, with what a crash lost and, where attempts are billed, what was tried again."
+    )
     table = Table(caption, [*header, Cell("device")], rows, csv="labels.csv")
     picture = Picture(
         "labels",

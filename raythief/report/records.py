@@ -66,6 +66,8 @@ class Labels(_Part):
 
     label_counts: dict[Label, Annotated[int, Field(ge=0)]]
     queries: int | None = None
+    rejected: int | None = None
+    spent: int | None = None
     tokens: int | None = None
     padding_share: float | None = None
     device: str | None = None

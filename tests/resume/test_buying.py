@@ -162,7 +162,12 @@ def test_bad_rows_are_set_aside(fresh: Path, tmp_path: Path) -> None:
         assert stopped.returncode == 2
         assert "victim.api.max_rejected" in stopped.stderr
         assert "422" in stopped.stderr
-        record = run_spec(spec, "victim.api.max_rejected=0.9", until="extractor")
+        record = run_spec(spec, "victim.api.max_rejected=0.9")
+        planned = raythief("plan", str(spec))
+    assert planned.returncode == 0, planned.stderr
+    assert "Missing: 0 stages" in planned.stdout
+    page = (fresh / "reports" / "tiny" / "report.md").read_text()
+    assert "What the victim says about gibberish" in page
     [row] = record["rows"]
     folder, results = labels(fresh)
     rejected = pq.read_table(folder / "rejected" / "rejected.parquet")

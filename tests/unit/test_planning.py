@@ -238,6 +238,14 @@ def test_what_is_there_is_said_and_not_paid_for_again(tmp_path: Path):
     assert "missing" in line
 
 
+def test_labels_of_an_api_tell_no_tokens_and_the_estimate_stays(tmp_path: Path):
+    given = spec(tmp_path, victim__api={"url": "https://victim.test"})
+    before = works(given)["extractor"].flops
+    finish(given, "labels", queries=QUERIES, spent=QUERIES)
+    assert works(given)["extractor"].flops == before > 0
+    assert "There: 1 stages" in shown(given)
+
+
 def test_the_measured_length_of_queries_goes_before_the_estimate(tmp_path: Path):
     given = spec(tmp_path)
     finish(given, "vocabulary", mean_sentence_words=10.0)
