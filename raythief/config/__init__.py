@@ -1,0 +1,86 @@
+"""The spec: one YAML file is one experiment.
+
+A spec loads into frozen, validated objects, one section per stage. Everything in it decides the
+result and enters the fingerprints of the artifacts, except ``name``, ``storage``, ``data_root``,
+``resources``, ``serve``, ``costs``, ``sweep`` and ``variants``, which say where, how fast and how
+often.
+
+    spec = load("jobs/table2.yaml", overrides=["extractor.training.learning_rate=1e-5"])
+    for variant in expand(spec): ...
+
+``raythief reference`` prints every field with its default and its meaning, from these files.
+"""
+
+from raythief.config.api import Api
+from raythief.config.base import LABELS, LANGUAGES, Label, Language, Precision, Section
+from raythief.config.loading import Variant, expand, load, merge, nest, validate
+from raythief.config.operation import Choice, Costs, Resources, Serve, Sweep, Workers
+from raythief.config.reference import fields
+from raythief.config.sources import (
+    Corpus,
+    FilesCorpus,
+    FilesPairs,
+    HubCorpus,
+    HubPairs,
+    MiniatureCorpus,
+    MiniaturePairs,
+    Pairs,
+)
+from raythief.config.spec import DATA_ROOT_VARIABLE, Spec
+from raythief.config.stages import (
+    Evaluation,
+    Extractor,
+    Inference,
+    Miniature,
+    Model,
+    Queries,
+    Real,
+    Sanity,
+    Training,
+    Victim,
+    Vocabulary,
+)
+
+__all__ = [
+    "DATA_ROOT_VARIABLE",
+    "LABELS",
+    "LANGUAGES",
+    "Api",
+    "Choice",
+    "Corpus",
+    "Costs",
+    "Evaluation",
+    "Extractor",
+    "FilesCorpus",
+    "FilesPairs",
+    "HubCorpus",
+    "HubPairs",
+    "Inference",
+    "Label",
+    "Language",
+    "Miniature",
+    "MiniatureCorpus",
+    "MiniaturePairs",
+    "Model",
+    "Pairs",
+    "Precision",
+    "Queries",
+    "Real",
+    "Resources",
+    "Sanity",
+    "Section",
+    "Serve",
+    "Spec",
+    "Sweep",
+    "Training",
+    "Variant",
+    "Victim",
+    "Vocabulary",
+    "Workers",
+    "expand",
+    "fields",
+    "load",
+    "merge",
+    "nest",
+    "validate",
+]

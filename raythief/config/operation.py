@@ -1,0 +1,128 @@
+"""The sections that say where, how fast and how often; none of them changes a result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from raythief.config.base import Section
+
+
+class Workers(Section):
+    """A group of equal workers."""
+
+    workers: int = Field(1, ge=1)
+    """Number of actors or training workers."""
+    cpus: float = Field(1.0, gt=0)
+    """CPUs of each."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs of each; null takes one where the cluster has any."""
+
+
+class Resources(Section):
+    """What the stages run on. Never part of a fingerprint: it changes no result."""
+
+    inference: Workers = Workers()
+    """Actors that label and evaluate."""
+    training: Workers = Workers()
+    """Workers that train."""
+    concurrent_stages: int = Field(1, ge=1)
+    """Independent stages that are built side by side; each takes workers of its own."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Optimiser steps between checkpoints, the most that a crash can cost."""
+    restarts: int = Field(3, ge=0)
+    """Failures of workers that a stage bears before it gives up."""
+
+
+class Serve(Section):
+    """The victim as an HTTP API of our own: `raythief serve`."""
+
+    host: str = Field("127.0.0.1", min_length=1)
+    """Address to listen on; `0.0.0.0` lets other machines in."""
+    port: int = Field(8000, ge=1, le=65535)
+    """Port to listen on."""
+    replicas: int = Field(1, ge=1)
+    """Copies of the model; with `max_replicas` the least number of them."""
+    max_replicas: int | None = Field(None, ge=1)
+    """Most copies, which Ray Serve then adds and removes with the load; null keeps `replicas`."""
+    requests_per_replica: float = Field(16.0, gt=0)
+    """Requests at once, on average, that one copy is to bear before `max_replicas` adds another."""
+    cpus: float = Field(1.0, gt=0)
+    """CPUs of each copy."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs of each copy; null takes one where the cluster has any."""
+    max_pairs_per_batch: int = Field(256, ge=1)
+    """Pairs, of all requests that wait, that go through the model together;
+    `inference.tokens_per_batch` still bounds each forward pass."""
+    batch_wait_s: float = Field(0.01, ge=0)
+    """Seconds that a pair waits for others to join its batch."""
+    max_pairs_per_request: int = Field(512, ge=1)
+    """Most pairs in a request; larger ones are refused with status 413."""
+    scores: bool = False
+    """Answer with the probability of each label too, not only with the likeliest label."""
+    key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable that holds the key which clients must send as `Authorization: Bearer
+    KEY`; null asks for none."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Serve:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError("max_replicas is below replicas; raise it, or leave it null")
+        return self
+
+
+class Costs(Section):
+    """Prices and speeds that `raythief plan` reckons with."""
+
+    query_usd: float = Field(0.0, ge=0)
+    """Price of one query."""
+    budget: int | None = Field(None, ge=0)
+    """Queries that may be spent at most, over all rows of the table; retries that are billed and
+    what a crash lost count too. Null sets no limit."""
+    gpu_hour_usd: float = Field(0.0, ge=0)
+    """Price of one GPU for one hour."""
+    gpu_flops: float = Field(790e12, gt=0)
+    """Peak of one GPU in floating-point operations per second (H100, bfloat16, dense)."""
+    utilisation: float = Field(0.4, gt=0, le=1)
+    """Share of the peak that the model's own operations reach: an assumption until measured."""
+
+
+class Choice(Section):
+    """One dimension of a sweep: exactly one of the keys."""
+
+    grid: tuple[Any, ...] | None = None
+    """Every one of these values."""
+    choice: tuple[Any, ...] | None = None
+    """One of these values, at random."""
+    uniform: tuple[float, float] | None = None
+    """A number between two bounds."""
+    loguniform: tuple[float, float] | None = None
+    """A number between two bounds, uniform in its logarithm."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Choice:
+        given = [name for name, value in self if value is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of grid, choice, uniform and loguniform")
+        values = getattr(self, given[0])
+        if not values:
+            raise ValueError(f"{given[0]} is empty")
+        if given[0].endswith("uniform") and not (values[0] < values[1]):
+            raise ValueError(f"{given[0]} needs its lower bound first")
+        if given[0] == "loguniform" and values[0] <= 0:
+            raise ValueError("loguniform needs bounds above 0")
+        return self
+
+
+class Sweep(Section):
+    """A search over any fields of the spec, through Ray Tune."""
+
+    parameters: dict[str, Choice] = {}
+    """Field path (`extractor.training.learning_rate`) and where its values come from."""
+    samples: int = Field(1, ge=1)
+    """Draws of the random dimensions; a grid is gone through once for each."""
+    set: str = "xnli"
+    """Evaluation set whose mean accuracy over its languages is maximised; never a test split."""
+    concurrent: int = Field(1, ge=1)
+    """Trials at once, as far as the cluster holds them."""

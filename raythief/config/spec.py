@@ -1,0 +1,96 @@
+"""The whole spec."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from raythief.config.base import NAME_PATTERN, Section, each_once
+from raythief.config.operation import Costs, Resources, Serve, Sweep
+from raythief.config.sources import Corpus, HubCorpus
+from raythief.config.stages import (
+    Evaluation,
+    Extractor,
+    Inference,
+    Miniature,
+    Queries,
+    Real,
+    Victim,
+    Vocabulary,
+)
+from raythief.config.wording import nearest
+
+DATA_ROOT_VARIABLE = "RAYTHIEF_DATA"
+
+Seed = Annotated[int, Field(ge=0)]
+
+
+class Spec(Section):
+    """One experiment."""
+
+    name: str = Field(pattern=NAME_PATTERN, max_length=64)
+    """Name of the experiment: where its report lies. Letters, digits, `.`, `_` and `-`."""
+    title: str | None = None
+    """Headline of the report."""
+    storage: str = "artifacts"
+    """Folder, or any address that pyarrow knows (`s3://bucket/path`, `gs://...`)."""
+    data_root: str | None = None
+    """Folder from which relative paths of data and models start; null takes the environment
+    variable RAYTHIEF_DATA, else the current folder."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything that does not set its own."""
+    seeds: Annotated[tuple[Seed, ...] | None, AfterValidator(each_once)] = None
+    """Repeat the whole experiment with each of these seeds; the report shows mean and spread."""
+    paper: Literal["table1", "table2", "vocabulary"] | None = None
+    """Which of the paper's results stand beside ours; variants are matched by their names."""
+    corpus: Corpus = HubCorpus()
+    """Text whose words make the queries."""
+    vocabulary: Vocabulary = Vocabulary()
+    """What is drawn from the corpus."""
+    queries: Queries = Queries()
+    """The gibberish."""
+    victim: Victim = Victim()
+    """The model behind the API."""
+    real: Real = Real()
+    """Real labelled data."""
+    extractor: Extractor = Extractor()
+    """The thief's model."""
+    evaluation: Evaluation = Evaluation()
+    """What it is measured on."""
+    inference: Inference = Inference()
+    """Batching of labelling and evaluation."""
+    miniature: Miniature = Miniature()
+    """The small world."""
+    resources: Resources = Resources()
+    """What it runs on."""
+    serve: Serve = Serve()
+    """The server of `raythief serve`."""
+    costs: Costs = Costs()
+    """Prices and speeds for the plan."""
+    sweep: Sweep = Sweep()
+    """The search of `raythief sweep`."""
+    variants: dict[str, dict[str, Any]] = {}
+    """Rows of a table: a name, and the fields in which it differs (`real.fraction: 0.05`)."""
+
+    @model_validator(mode="after")
+    def _sweep_leaves_the_test_alone(self) -> Spec:
+        if self.sweep.parameters:
+            chosen = self.evaluation.sets.get(self.sweep.set)
+            if chosen is None:
+                raise ValueError(
+                    f"sweep.set names `{self.sweep.set}`, which evaluation.sets lacks"
+                    + nearest(self.sweep.set, self.evaluation.sets)
+                )
+            if chosen.split == "test":
+                raise ValueError(
+                    f"sweep.set names `{self.sweep.set}`, a test split: select on validation data"
+                )
+        return self
+
+    @property
+    def root(self) -> Path:
+        """Folder from which relative paths of data start."""
+        return Path(self.data_root or os.environ.get(DATA_ROOT_VARIABLE) or ".")

@@ -1,0 +1,203 @@
+"""The sections that decide what is found out: one for each stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from raythief.config.api import Api
+from raythief.config.base import (
+    LANGUAGES,
+    Label,
+    Language,
+    Precision,
+    Section,
+    each_once,
+    folder_names,
+)
+from raythief.config.sources import HubPairs, Pairs
+
+
+class Vocabulary(Section):
+    """Words and sentence lengths of the corpus: what queries are drawn from (paper, section 2)."""
+
+    sampling: Literal["uniform", "unigram"] = "uniform"
+    """`uniform` as in the paper; `unigram` draws words by how often they occur."""
+    top_k: int | None = Field(None, ge=1)
+    """Keep only the k most frequent words (Krishna et al. 2020 kept 10,000); null keeps all."""
+    min_count: int = Field(1, ge=1)
+    """Keep only words that occur at least so often."""
+    max_words: int = Field(59, ge=1)
+    """Longest sentence, in words, whose length is drawn (Krishna et al.: under 60)."""
+
+
+class Queries(Section):
+    """Gibberish pairs: the hypothesis is random words, the premise a copy with some replaced."""
+
+    count: int = Field(392_702, ge=1)
+    """Number of queries; the paper's equals the size of MNLI's training set."""
+    replaced_words: int = Field(3, ge=0)
+    """Words of the hypothesis that are replaced to make the premise; shorter sentences get all
+    of theirs replaced."""
+    positions: Literal["distinct", "with_replacement"] = "distinct"
+    """`distinct` is the plain reading of the paper; Krishna et al. drew positions with
+    replacement, so that about one pair in seven
+    differs in fewer places."""
+    seed: int | None = Field(None, ge=0)
+    """Seed of the queries; null takes the spec's."""
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Training(Section):
+    """Fine-tuning of an encoder on labelled pairs."""
+
+    epochs: float = Field(3.0, gt=0)
+    """Passes over the training set; `steps` overrides it."""
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps (the paper's "maximum iterations"); null derives them from `epochs`."""
+    batch_size: int = Field(32, ge=1)
+    """Examples per optimiser step, over all workers."""
+    learning_rate: float = Field(1e-5, gt=0)
+    """Peak learning rate of AdamW."""
+    warmup: float = Field(0.06, ge=0, lt=1)
+    """Share of the steps over which the rate rises linearly; it then falls linearly to 0."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay; biases and norms are left out."""
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    """AdamW's decay rates (RoBERTa's)."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    class_weights: Literal["none", "inverse_sqrt"] = "none"
+    """`inverse_sqrt` weights each class by 1/sqrt(its share): a deviation from the paper."""
+    freeze_embeddings: bool = False
+    """Leave the embedding layer as pre-trained."""
+    max_tokens: int = Field(256, ge=8)
+    """Longest encoded pair, or as long as the model can hold; longer ones are cut at the end of the
+    longer sentence."""
+    tokens_per_micro_batch: int = Field(4096, ge=8)
+    """Padded tokens that one worker holds at once; gradients are summed over micro-batches."""
+    precision: Precision = "auto"
+    """`auto` is bfloat16 where the GPU has it, else float32."""
+    seed: int | None = Field(None, ge=0)
+    """Seed of classifier head, dropout and data order; null takes the spec's."""
+
+
+class Model(Section):
+    """A pre-trained encoder."""
+
+    model: str
+    """Hub id, folder (absolute or relative to `data_root`), or `miniature:english` /
+    `miniature:multilingual`."""
+    revision: str | None = None
+    """Commit hash of a hub id; null takes the one pinned in `raythief/hub.py`."""
+
+
+class Sanity(Section):
+    """A look at the victim before anything else is bought from it."""
+
+    count: int = Field(60, ge=0)
+    """Real labelled pairs that it is asked, taken evenly by label from the English examples of
+    the first of `evaluation.sets`; 0 turns the gate off."""
+
+
+class Victim(Model):
+    """The black box: it turns pairs into hard labels, and nothing else is known of it."""
+
+    model: str = "FacebookAI/roberta-large-mnli"
+    """Hub id, folder (absolute or relative to `data_root`), or `miniature:english`."""
+    labels: Annotated[tuple[Label, Label, Label] | None, AfterValidator(each_once)] = None
+    """Names of the model's outputs 0, 1, 2; needed only where its config does not name them."""
+    training: Training | None = None
+    """If given, `model` is a bare encoder that is first fine-tuned on all of `real.train`."""
+    api: Api | None = None
+    """If given, the victim is asked over HTTP; `model` is then only what `raythief serve` has."""
+    sanity: Sanity = Sanity()
+    """The gate before the purchase."""
+
+    @model_validator(mode="after")
+    def _no_bare_encoder(self) -> Victim:
+        if self.model.startswith("miniature:") and self.training is None and self.api is None:
+            raise ValueError(f"`{self.model}` is a bare encoder; give training (`training: {{}}`)")
+        return self
+
+
+class Extractor(Model):
+    """The thief's model: a pre-trained encoder that is fine-tuned on the victim's labels."""
+
+    model: str = "FacebookAI/xlm-roberta-large"
+    """Hub id, folder (absolute or relative to `data_root`), or `miniature:multilingual`."""
+    training: Training = Training()
+    """How it is fine-tuned."""
+
+
+class Real(Section):
+    """Real labelled data that the thief may have (paper, section 3)."""
+
+    train: Pairs = HubPairs()
+    """The data set, English; also what a victim is trained on."""
+    fraction: float = Field(0.0, ge=0, le=1)
+    """Share of it that the thief has; smaller shares lie within larger ones."""
+    placement: Literal["during", "after", "only"] = "after"
+    """`during` mixes it with the queries, `after` fine-tunes once more on it, `only` leaves the
+    queries out (a baseline)."""
+    training: Training | None = None
+    """How the `after` stage is fine-tuned; null takes `extractor.training`."""
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> Real:
+        if self.placement == "only" and self.fraction == 0:
+            raise ValueError("placement `only` needs a fraction above 0")
+        if "en" not in self.train.languages:
+            raise ValueError("train.languages must hold `en`, which is what is trained on")
+        return self
+
+
+class Evaluation(Section):
+    """Accuracy per language, and agreement with the victim."""
+
+    sets: Annotated[dict[str, Pairs], AfterValidator(folder_names)] = {
+        "mnli": HubPairs(split="validation_matched"),
+        "xnli": HubPairs(dataset="facebook/xnli", split="test", languages=LANGUAGES),
+    }
+    """Labelled sets by name. Items that share an id across languages are translations."""
+
+
+class Inference(Section):
+    """How pairs are batched for labelling and evaluation."""
+
+    rows_per_shard: int = Field(2048, ge=1)
+    """Rows that are one unit of work, one file, and what a crash can cost."""
+    tokens_per_batch: int | None = Field(None, ge=8)
+    """Padded tokens per forward pass, halved by an actor whose GPU memory does not hold them; null
+    takes 8,192 on a GPU and 1,024 on a CPU, whose caches hold no more."""
+    max_tokens: int = Field(256, ge=8)
+    """Longest encoded pair, or as long as the model can hold; longer ones are cut at the end of the
+    longer sentence."""
+    precision: Precision = "auto"
+    """`auto` is bfloat16 where the GPU has it, else float32."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """Attention implementation; `auto` is what transformers takes: sdpa, where a model has it (on
+    two CPU cores 6 % faster than eager)."""
+    compile: bool = False
+    """Compile the model with `torch.compile` (dynamic shapes): on two CPU cores 4 % faster, after
+    40 s in every actor. Not measured on a GPU."""
+
+
+class Miniature(Section):
+    """Sizes of the small world; used only where a source or model is `miniature`."""
+
+    languages: Annotated[tuple[Language, ...], AfterValidator(each_once)] = LANGUAGES
+    """Languages of the multilingual encoder; English is always among them."""
+    english_steps: int | None = Field(None, ge=1)
+    """Pre-training steps of the English encoder; null takes the recipe's."""
+    multilingual_steps: int | None = Field(None, ge=1)
+    """Pre-training steps of the multilingual encoder; null takes the recipe's."""
+
+    @model_validator(mode="after")
+    def _english_is_there(self) -> Miniature:
+        if "en" not in self.languages:
+            raise ValueError("languages must hold `en`, the victim's language")
+        return self
