@@ -30,6 +30,7 @@ import tenacity
 from raythief.config import LABELS, Api, Label
 from raythief.errors import UserError
 from raythief.metering import Purse
+from raythief.nli import SCORES
 
 PASSING = frozenset({408, 425, 429, *range(500, 600)})
 """Statuses that say nothing about the rows: trying again may help."""
@@ -38,8 +39,15 @@ REFUSING = frozenset({400, 413, 422})
 FLUSH_S = 1.0
 """Seconds after which answers are written, however few they are."""
 
-ANSWERS = pa.schema([("id", pa.int64()), ("label", pa.string()), ("reason", pa.string())])
-"""An answer has a label, or the reason why it was rejected."""
+ANSWERS = pa.schema(
+    [("id", pa.int64()), ("label", pa.string()), ("reason", pa.string())]
+    + [(name, pa.float32()) for name in SCORES]
+)
+"""An answer has a label and, if they are wanted, the probability of each one; or the reason why it
+was rejected."""
+Answer = tuple[Label, tuple[float | None, ...]]
+"""A label, and the probability of each in the order of ``LABELS``, None where none are wanted."""
+_NO_SCORES = (None,) * len(LABELS)
 
 Keep = Callable[[pa.Table, dict[str, int]], None]
 """Writes answers to storage, with ``spent``, ``attempts`` and ``retries`` since the last call."""
@@ -55,19 +63,22 @@ class Remote:
     api: Api
     key: str | None = field(default=None, repr=False)
 
+    scores: bool = False
+    """Whether the probability of each label is wanted, too."""
+
     @classmethod
-    def of(cls, api: Api) -> Remote:
+    def of(cls, api: Api, scores: bool = False) -> Remote:
         """The API with its key from the environment.
 
         Raises:
             UserError: the variable is not set.
         """
         if api.key_env is None:
-            return cls(api)
+            return cls(api, scores=scores)
         key = os.environ.get(api.key_env)
         if not key:
             raise UserError(f"victim.api.key_env: the environment variable {api.key_env} is empty")
-        return cls(api, key)
+        return cls(api, key, scores)
 
     def hide(self, text: str) -> str:
         """The text without the key, which an API may echo."""
@@ -108,6 +119,8 @@ class Client:
         self.request, self.row = protocol["request"], protocol["row"]
         self.answers = jmespath.compile(protocol["answers"])
         self.label = jmespath.compile(protocol["label"])
+        path = self.api.score_path() if remote.scores else None
+        self.scores = None if path is None else jmespath.compile(path)
         limits = (self.api.requests_per_second, self.api.rows_per_second)
         self.limits = [1 / limit if limit else 0.0 for limit in limits]
         self.answered = 0
@@ -168,23 +181,43 @@ class Client:
         """The JSON body that asks for these rows."""
         return _fill(self.request, {"{rows}": [_fill(self.row, _texts(row)) for row in rows]})
 
-    def understand(self, answer: Any, count: int) -> list[Label]:
-        """The labels in a response to ``count`` rows.
+    def understand(self, answer: Any, count: int) -> list[Answer]:
+        """The answers in a response to ``count`` rows.
 
         Raises:
             NonsenseError: it has another shape.
-            UserError: a label has no meaning in the spec.
+            UserError: a label has no meaning in the spec, or the probabilities that are wanted are
+                not there.
         """
         try:
             found = self.answers.search(answer)
             if not isinstance(found, list) or len(found) != count:
                 raise NonsenseError(f"the response does not hold {count} answers")
             labels = [self.label.search(one) for one in found]
+            scores = [self.scores.search(one) for one in found] if self.scores else []
         except jmespath.exceptions.JMESPathError:
             raise NonsenseError(
                 "the response has another shape than victim.api describes"
             ) from None
-        return [self._canonical(label) for label in labels]
+        named = [self._canonical(label) for label in labels]
+        if self.scores is None:
+            return [(label, _NO_SCORES) for label in named]
+        return list(zip(named, map(self._probabilities, scores), strict=True))
+
+    def _probabilities(self, given: Any) -> tuple[float | None, ...]:
+        """The probability of each label, of a mapping or of a list of `label` and `score`."""
+        if isinstance(given, list):
+            given = {one.get("label"): one.get("score") for one in given if isinstance(one, dict)}
+        if isinstance(given, dict):
+            named = {self._canonical(label): score for label, score in given.items()}
+            found = [named.get(label) for label in LABELS]
+            if all(isinstance(one, (int, float)) and one >= 0 for one in found) and any(found):
+                return tuple(found)
+        raise UserError(
+            "victim.scores: the API gives no probability for each of the three labels where "
+            "victim.api.scores points (`raythief serve` does with serve.scores); what is bought is "
+            "kept"
+        )
 
     def _canonical(self, label: Any) -> Label:
         if isinstance(label, bool) or not isinstance(label, (str, int)):
@@ -215,7 +248,8 @@ class _Purchase:
         self.filling: asyncio.Task[None] | None = None
         """Keeps a reference to what fills the purse, for the loop itself does not."""
         self.fault: BaseException | None = None
-        self.answers: list[tuple[int, Label | None, str | None]] = []
+        self.answers: list[tuple[Any, ...]] = []
+        """Rows of ``ANSWERS``."""
         self.counts = {"spent": 0, "attempts": 0, "retries": 0}
         self.flushed = time.monotonic()
         self.writing = asyncio.Lock()
@@ -252,7 +286,7 @@ class _Purchase:
         """Get an answer to every row of a chunk, or a reason for having none."""
         alive = self.client.answered
         try:
-            labels: list[Label] = await self._send(chunk)
+            answers: list[Answer] = await self._send(chunk)
         except (RefusedError, NonsenseError, PassingError) as error:
             if self.fault is not None:
                 return
@@ -270,15 +304,12 @@ class _Purchase:
             elif isinstance(error, NonsenseError) and again:
                 await self._settle(chunk, again=False)
             else:
-                self._answer(chunk[0], None, str(error))
+                self.answers.append((chunk[0]["id"], None, str(error), *_NO_SCORES))
             return
-        for row, label in zip(chunk, labels, strict=True):
-            self._answer(row, label, None)
+        for row, (label, scores) in zip(chunk, answers, strict=True):
+            self.answers.append((row["id"], label, None, *scores))
 
-    def _answer(self, row: dict[str, Any], label: Label | None, reason: str | None) -> None:
-        self.answers.append((row["id"], label, reason))
-
-    async def _send(self, chunk: list[dict[str, Any]]) -> list[Label]:
+    async def _send(self, chunk: list[dict[str, Any]]) -> list[Answer]:
         """Send a request until it is answered or its attempts are used up."""
         body = self.client.body(chunk)
         try:
@@ -298,8 +329,8 @@ class _Purchase:
                 number = attempt.retry_state.attempt_number
                 if number == 1:  # was sent above: tenacity takes half as long as the whole request
                     raise failure
-                labels = await self._attempt(body, len(chunk), number)
-        return labels
+                answers = await self._attempt(body, len(chunk), number)
+        return answers
 
     def _backoff(self, state: tenacity.RetryCallState) -> float:
         doubling = tenacity.wait_random_exponential(
@@ -309,7 +340,7 @@ class _Purchase:
         error = state.outcome.exception()
         return max(doubling(state), error.wait if isinstance(error, PassingError) else 0.0)
 
-    async def _attempt(self, body: Any, rows: int, number: int) -> list[Label]:
+    async def _attempt(self, body: Any, rows: int, number: int) -> list[Answer]:
         if not self.purse.use(rows):  # asks the meter, which may take a moment
             await asyncio.to_thread(self.purse.spend, rows)
         if self.purse.is_low() and (self.filling is None or self.filling.done()):
@@ -391,7 +422,7 @@ class _Purchase:
             counts, self.counts = self.counts, dict.fromkeys(self.counts, 0)
             self.flushed = time.monotonic()
             if answers or any(counts.values()):
-                columns = zip(*answers, strict=True) if answers else ([], [], [])
+                columns = zip(*answers, strict=True) if answers else [[]] * len(ANSWERS)
                 table = pa.table(
                     [pa.array(list(column), kind) for column, kind in zip(
                         columns, ANSWERS.types, strict=True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,11 +49,12 @@ class Evaluation(sharding.ShardWorker):
         table = self.sets[name].read_table(f"{language}.parquet")
         rows = table.slice(shard.start, shard.stop - shard.start)
         statistics: Mapping[str, Any]
+        predicted: Sequence[Label | None]
         if self.model is not None:
             predicted, statistics = self.model(rows["premise"], rows["hypothesis"])
         else:
             assert self.ask is not None
-            predicted, statistics = self.ask(shard, rows)
+            predicted, _, statistics = self.ask(shard, rows)
         column = pa.array(predicted, pa.string())
         answer = rows.select(["id", "label"]).append_column("predicted", column)
         return answer.replace_schema_metadata(None), statistics

@@ -15,19 +15,23 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from numpy.typing import NDArray
 
 from raythief import metering, metrics, models, sharding
 from raythief.api import Client, Remote
 from raythief.artifacts import Artifact
 from raythief.config import LABELS, Inference, Label, Resources
 from raythief.errors import UserError
+from raythief.nli import SCORES
 from raythief.progress import Rate, Tell
 from raythief.victims import Classifier
 
 LABEL_SCHEMA = pa.schema([("id", pa.int64()), ("label", pa.string())])
+Scores = NDArray[np.float32]
 REJECTED_SCHEMA = pa.schema([("id", pa.int64()), ("reason", pa.string())])
 ROWS_PER_WORD = 0.3
 """Rows of an actor for each word of the vocabulary above which a table of the words' tokens takes
@@ -77,7 +81,7 @@ class Asker:
 
     def __call__(
         self, shard: sharding.Shard, rows: pa.Table
-    ) -> tuple[list[Label | None], dict[str, Any]]:
+    ) -> tuple[list[Label | None], Scores, dict[str, Any]]:
         """Label the rows of a shard.
 
         Args:
@@ -85,16 +89,17 @@ class Asker:
             rows: Columns ``id``, ``premise``, ``hypothesis``.
 
         Returns:
-            A label for each row, None where it was rejected; and the shard's statistics:
+            A label for each row, None where it was rejected; the probability of each label,
+            shape [rows, 3], not-a-number where none was given; and the shard's statistics:
             ``rows``, ``labels``, ``rejected`` (id and reason), ``spent``, ``attempts``,
             ``retries``, ``device``, and of a model ``tokens`` and ``padded_tokens``.
 
         Raises:
             UserError: the purchase can not go on; all that was in flight is kept.
         """
-        labels, statistics = (self._model if self.model else self._api)(shard, rows)
+        labels, scores, statistics = (self._model if self.model else self._api)(shard, rows)
         given = Counter(label for label in labels if label is not None)
-        return labels, {**statistics, "rows": len(labels), "labels": dict(given)}
+        return labels, scores, {**statistics, "rows": len(labels), "labels": dict(given)}
 
     def stop(self, fault: str) -> None:
         """End the purchase for all workers, once what they have in flight is kept."""
@@ -102,25 +107,29 @@ class Asker:
 
     def _model(
         self, shard: sharding.Shard, rows: pa.Table
-    ) -> tuple[list[Label | None], dict[str, Any]]:
+    ) -> tuple[list[Label | None], Scores, dict[str, Any]]:
         assert self.model is not None
         count = rows.num_rows
         purse = metering.Purse.of(self.meter, self.target.path, count)
         purse.spend(count)
-        labels, statistics = self.model(rows["premise"], rows["hypothesis"])
+        labels, scores, statistics = self.model.answer(rows["premise"], rows["hypothesis"])
         metrics.labelled(count, statistics["tokens"], statistics["padded_tokens"])
         ray.get(self.meter.keep.remote(self.target.path, count, 0))
-        return list(labels), {
-            **statistics,
-            "rejected": [],
-            "spent": count,
-            "attempts": 0,
-            "retries": 0,
-        }
+        return (
+            list(labels),
+            scores,
+            {
+                **statistics,
+                "rejected": [],
+                "spent": count,
+                "attempts": 0,
+                "retries": 0,
+            },
+        )
 
     def _api(
         self, shard: sharding.Shard, rows: pa.Table
-    ) -> tuple[list[Label | None], dict[str, Any]]:
+    ) -> tuple[list[Label | None], Scores, dict[str, Any]]:
         assert self.client is not None
         api = self.client.api
         folder = sharding.parts_folder(shard)
@@ -163,19 +172,26 @@ class Asker:
             self.client.ask(missing, purse, keep)
         finally:
             purse.close()
-        every = pa.concat_tables([table.replace_schema_metadata(None) for table in answers])
-        found = dict(zip(every["id"].to_pylist(), every["label"].to_pylist(), strict=True))
+        plain = [table.replace_schema_metadata(None) for table in answers]
+        every = pa.concat_tables(plain, promote_options="default")
         rejected = every.filter(pc.is_null(every["label"])).sort_by("id")
-        labels = [found[i] for i in rows["id"].to_pylist()]
-        return labels, {**counts, "rejected": _pairs(rejected), "device": "API"}
+        every = every.take(pc.index_in(rows["id"], every["id"]))
+        scores = np.stack([every[name].to_numpy() for name in SCORES], axis=1)
+        return (
+            every["label"].to_pylist(),
+            scores,
+            {**counts, "rejected": _pairs(rejected), "device": "API"},
+        )
 
 
 class Labeling(sharding.ShardWorker):
     """An actor with the victim in it."""
 
-    def __init__(self, target: Artifact, queries: Artifact, folder: str, **asker: Any) -> None:
+    def __init__(
+        self, target: Artifact, queries: Artifact, folder: str, scores: bool, **asker: Any
+    ) -> None:
         super().__init__(target)
-        self.queries, self.folder = queries, folder
+        self.queries, self.folder, self.scores = queries, folder, scores
         words = None
         if asker.get("words") is not None:
             words = asker["words"].read_table("words.parquet", ["word"])["word"].to_pylist()
@@ -183,7 +199,9 @@ class Labeling(sharding.ShardWorker):
         self.stop = self.ask.stop
 
     def work(self, shard: sharding.Shard) -> tuple[pa.Table, Mapping[str, Any]]:
-        """Label the shard's queries: ``id``, ``label`` (a canonical name, null if rejected)."""
+        """Label the shard's queries: ``id``, ``label`` (a canonical name, null if rejected), and,
+        if they are wanted, the probability of each label.
+        """
         rows = sharding.read(
             self.queries, sharding.Shard(self.folder, shard.start, shard.stop),
             ["id", "premise", "hypothesis"],
@@ -191,8 +209,12 @@ class Labeling(sharding.ShardWorker):
         if self.ask.model is not None:
             texts = itertools.chain(rows["premise"].to_pylist(), rows["hypothesis"].to_pylist())
             check_plain(self.ask.model.tokenizer.all_special_tokens, texts)
-        labels, statistics = self.ask(shard, rows)
+        labels, scores, statistics = self.ask(shard, rows)
         table = pa.table([rows["id"].combine_chunks(), pa.array(labels)], schema=LABEL_SCHEMA)
+        if self.scores:
+            for name, column in zip(SCORES, scores.T, strict=True):
+                column = pa.array(column, pa.float32(), from_pandas=True)  # no number is null
+                table = table.append_column(name, column)
         return table, statistics
 
 
@@ -221,6 +243,7 @@ def build(
     tell: Tell,
     *,
     words: Artifact | None = None,
+    scores: bool = False,
     folder: str = "",
     worker: type[Labeling] = Labeling,
 ) -> dict[str, Any]:
@@ -236,6 +259,7 @@ def build(
         resources: Actors.
         tell: Told the rows that are done.
         words: The vocabulary of the queries.
+        scores: Keep the probability of each label, too.
         folder: Folder of the queries within their artifact.
         worker: Class of the actors; benchmarks have some that wait for each other.
 
@@ -249,6 +273,7 @@ def build(
             {
                 "queries": queries,
                 "folder": folder,
+                "scores": scores,
                 "victim": source,
                 "inference": inference,
                 "cpus": resources.inference.cpus,

@@ -35,6 +35,8 @@ SCHEMA = pa.schema(
 """Columns of every table of pairs; ``label`` is one of ``config.LABELS``."""
 
 COLUMNS = ("premise", "hypothesis", "label")
+SCORES = tuple(f"score_{label}" for label in LABELS)
+"""Columns of the probability of each label, where a victim gives them."""
 
 SIZES: dict[tuple[str, str], int] = {
     ("nyu-mll/multi_nli", "train"): 392_702,

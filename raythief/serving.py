@@ -207,15 +207,12 @@ class Victim:
 def judge(victim: Classifier, pairs: Sequence[Pair], scores: bool) -> list[Answer]:
     """Answer pairs, with the probability of each label if ``scores``."""
     premises, hypotheses = [pair.premise for pair in pairs], [pair.hypothesis for pair in pairs]
+    labels, found, _ = victim.answer(premises, hypotheses)
     if not scores:
-        labels, _ = victim(premises, hypotheses)
         return [Answer(label=label) for label in labels]
-    found = victim.scores(premises, hypotheses)
-    # Ties go to the model's first output, as they do without scores.
-    best = found[:, [LABELS.index(label) for label in victim.labels]].argmax(-1)
     return [
-        Answer(label=victim.labels[i], scores=dict(zip(LABELS, row, strict=True)))
-        for i, row in zip(best, found.tolist(), strict=True)
+        Answer(label=label, scores=dict(zip(LABELS, row, strict=True)))
+        for label, row in zip(labels, found.tolist(), strict=True)
     ]
 
 

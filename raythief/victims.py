@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,40 +75,43 @@ class Classifier:
         self.tokens_per_batch = inference.tokens_per_batch or TOKENS_PER_BATCH[self.device.type]
         """Padded tokens per forward pass; halved when they do not fit the GPU's memory."""
 
+    def __call__(self, premises: Texts, hypotheses: Texts) -> tuple[list[Label], dict[str, Any]]:
+        """Label pairs: what ``answer`` gives, without the probabilities."""
+        labels, _, statistics = self.answer(premises, hypotheses)
+        return labels, statistics
+
     @torch.inference_mode()
-    def __call__(self, premises: Texts, hypotheses: Texts) -> tuple[list[Label], Mapping[str, Any]]:
+    def answer(
+        self, premises: Texts, hypotheses: Texts
+    ) -> tuple[list[Label], NDArray[np.float32], dict[str, Any]]:
         """Label pairs.
 
         Returns:
-            The name of the likeliest label of each pair, and ``tokens`` (padding not counted),
-            ``padded_tokens``, ``halved`` (how often the batch had to shrink), ``encoding`` and
-            ``device``.
+            The name of the likeliest label of each pair, the first output's of equals; the
+            probability of each label, shape [rows, 3], in the order of ``LABELS``; and ``tokens``
+            (padding not counted), ``padded_tokens``, ``halved`` (how often the batch had to
+            shrink), ``encoding`` and ``device``.
         """
         encoded = self.encode(premises, hypotheses)
         before, padded = self.tokens_per_batch, 0
         answers = []  # they stay on the device until the end: no batch waits for the one before
         for rows, logits in self._logits(encoded):
-            answers.append((rows, logits.argmax(-1)))
+            answers.append((rows, logits.argmax(-1), logits.float().softmax(-1)))
             padded += len(rows) * int(encoded.lengths[rows].max())
         best = np.zeros(len(encoded), np.int64)
-        for rows, chosen in answers:
+        scores = np.zeros((len(encoded), len(LABELS)), np.float32)
+        for rows, chosen, probabilities in answers:
             best[rows] = chosen.cpu().numpy()
-        return [self.labels[i] for i in best], {
+            scores[rows] = probabilities.cpu().numpy()
+        statistics = {
             "tokens": int(encoded.lengths.sum()),
             "padded_tokens": padded,
             "halved": (before // self.tokens_per_batch).bit_length() - 1,
             "encoding": self.encode.used,
             "device": models.name_of(self.device),
         }
-
-    @torch.inference_mode()
-    def scores(self, premises: Texts, hypotheses: Texts) -> NDArray[np.float32]:
-        """Return the probability of each label, shape [rows, 3], in the order of ``LABELS``."""
-        encoded = self.encode(premises, hypotheses)
-        found = np.zeros((len(encoded), len(LABELS)), np.float32)
-        for rows, logits in self._logits(encoded):
-            found[rows] = logits.float().softmax(-1).cpu().numpy()
-        return found[:, [self.labels.index(label) for label in LABELS]]
+        canonical = scores[:, [self.labels.index(label) for label in LABELS]]
+        return [self.labels[i] for i in best], canonical, statistics
 
     def _logits(
         self, encoded: encoding.Encoded

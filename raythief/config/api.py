@@ -16,22 +16,27 @@ PRESETS: dict[str, dict[str, Any]] = {
         "row": {"premise": "{premise}", "hypothesis": "{hypothesis}"},
         "answers": "answers",
         "label": "label",
+        "scores": "scores",
     },
     "tei": {
         "request": {"inputs": "{rows}"},
         "row": ["{premise}", "{hypothesis}"],
         "answers": "@",
         "label": "max_by(@, &score).label",
+        "scores": "@",
     },
     "huggingface": {
         "request": {"inputs": "{rows}"},
         "row": {"text": "{premise}", "text_pair": "{hypothesis}"},
         "answers": "@",
         "label": "max_by([@][], &score).label",
+        "scores": "[@][]",
     },
 }
 """How known servers write a batch of pairs and its answers: our own `raythief serve`,
 text-embeddings-inference's `/predict`, and Hugging Face's inference endpoints."""
+_ASKED = ("request", "row", "answers", "label")
+"""What a label needs."""
 
 
 def _expression(text: str | None) -> str | None:
@@ -55,7 +60,7 @@ class Api(Section):
     """What identifies the model behind the address, such as its name and version; null takes the
     address. Labels bought under one identity are never bought again under it."""
     preset: Literal["raythief", "tei", "huggingface", "custom"] = "raythief"
-    """Fills `request`, `row`, `answers` and `label` for our own server, for
+    """Fills `request`, `row`, `answers`, `label` and `scores` for our own server, for
     text-embeddings-inference's `/predict`, or for a Hugging Face endpoint."""
     request: Any = None
     """Body of a request, in which the text `{rows}` stands for the list of rows; null takes the
@@ -67,6 +72,9 @@ class Api(Section):
     """JMESPath from the response to the list of answers, one for each row; null: the preset's."""
     label: Expression = None
     """JMESPath from one answer to its label; null takes the preset's."""
+    scores: Expression = None
+    """JMESPath from one answer to the probability of each label, a mapping or a list of `label` and
+    `score`; null takes the preset's. Used only with `victim.scores`."""
     labels: dict[str, Label] | None = None
     """Canonical label of each label that the API gives; null where it gives them canonical."""
     headers: dict[str, str] = {}
@@ -116,7 +124,7 @@ class Api(Section):
         if secret:
             raise ValueError(f"headers.{secret[0]} is secret; use key_env, which names a variable")
         if self.preset == "custom":
-            absent = [name for name in PRESETS["raythief"] if getattr(self, name) is None]
+            absent = [name for name in _ASKED if getattr(self, name) is None]
             if absent:
                 raise ValueError(f"{absent[0]} is missing, which preset `custom` needs")
         return self
@@ -124,5 +132,9 @@ class Api(Section):
     def protocol(self) -> dict[str, Any]:
         """``request``, ``row``, ``answers`` and ``label``, the preset's where they are null."""
         preset = PRESETS.get(self.preset, {})
-        given = {name: getattr(self, name) for name in PRESETS["raythief"]}
+        given = {name: getattr(self, name) for name in _ASKED}
         return {name: preset.get(name) if own is None else own for name, own in given.items()}
+
+    def score_path(self) -> str | None:
+        """``scores``, the preset's where it is null; None where neither tells."""
+        return self.scores or PRESETS.get(self.preset, {}).get("scores")

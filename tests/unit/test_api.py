@@ -79,8 +79,8 @@ def expected(table: pa.Table) -> dict[int, tuple[str, None]]:
     }
 
 
-def unconnected(api: Api) -> contextlib.closing[Client]:
-    return contextlib.closing(Client(Remote(api), None))  # type: ignore[arg-type]
+def unconnected(api: Api, scores: bool = False) -> contextlib.closing[Client]:
+    return contextlib.closing(Client(Remote(api, scores=scores), None))  # type: ignore[arg-type]
 
 
 def api(server: ApiServer, **changes: Any) -> Api:
@@ -290,7 +290,33 @@ def test_every_attempt_waits_for_its_turn(tmp_path: Path) -> None:
 def test_presets(preset: Any, body: Any, response: Any) -> None:
     with unconnected(Api(url="https://example.org/", preset=preset)) as client:
         assert client.body([{"premise": "p {hypothesis}", "hypothesis": "h"}]) == body
-        assert client.understand(response, 1) == ["entailment"]
+        assert client.understand(response, 1) == [("entailment", (None, None, None))]
+
+
+GIVEN = {"neutral": 0.7, "contradiction": 0.05, "entailment": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("preset", "answer"),
+    [
+        ("raythief", {"answers": [{"label": "neutral", "scores": GIVEN}]}),
+        ("tei", [[{"label": name.upper(), "score": given} for name, given in GIVEN.items()]]),
+        ("huggingface", [[{"label": name, "score": given} for name, given in GIVEN.items()]]),
+    ],
+)
+def test_presets_know_where_the_probabilities_are(preset: Any, answer: Any) -> None:
+    with unconnected(Api(url="https://example.org/", preset=preset), scores=True) as client:
+        assert client.understand(answer, 1) == [("neutral", (0.25, 0.7, 0.05))]
+
+
+@pytest.mark.parametrize(
+    "scores", [None, {}, {"neutral": 1.0}, {**GIVEN, "neutral": None}, dict.fromkeys(GIVEN, 0), "x"]
+)
+def test_an_api_without_probabilities_is_told_of_when_they_are_wanted(scores: Any) -> None:
+    answer = {"answers": [{"label": "neutral", "scores": scores}]}
+    with unconnected(Api(url="https://example.org/"), scores=True) as client:
+        with pytest.raises(UserError, match=r"victim\.scores: the API gives no probability"):
+            client.understand(answer, 1)
 
 
 def test_a_protocol_of_ones_own() -> None:
@@ -306,7 +332,8 @@ def test_a_protocol_of_ones_own() -> None:
     with unconnected(own) as client:
         body = client.body([{"premise": "a", "hypothesis": "b"}])
         assert body == {"prompt": ["Premise: a Hypothesis: b"], "n": 1}
-        assert client.understand({"data": [[2], [0]]}, 2) == ["entailment", "contradiction"]
+        answers = client.understand({"data": [[2], [0]]}, 2)
+        assert [label for label, _ in answers] == ["entailment", "contradiction"]
 
 
 def test_the_worst_words_arrive_as_they_are(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_short_memory_halves_the_batches_and_changes_no_label(folder: Path) -> N
     assert again[1]["tokens"] == roomy["tokens"]
     assert short(*pairs)[1]["halved"] == 0  # the smaller budget stays
     np.testing.assert_allclose(
-        short.scores(*pairs), classifier(folder).scores(*pairs), rtol=0, atol=1e-6
+        short.answer(*pairs)[1], classifier(folder).answer(*pairs)[1], rtol=0, atol=1e-6
     )
 
 
