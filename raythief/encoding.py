@@ -90,6 +90,18 @@ def encode(
     )
 
 
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """Encoded pairs of one tokenizer, one after the other."""
+    first = parts[0]
+    lengths = np.concatenate([part.lengths for part in parts])
+    return Encoded(
+        ids=np.concatenate([part.ids for part in parts]),
+        types=None if first.types is None else np.concatenate([part.types for part in parts]),
+        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        pad=first.pad,
+    )
+
+
 def pack(lengths: NDArray[np.int64], tokens: int) -> list[NDArray[np.int64]]:
     """Group rows of like length into batches of at most ``tokens`` padded tokens.
 

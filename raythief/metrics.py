@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from ray.util.metrics import Counter, Histogram
+from ray.util.metrics import Counter, Gauge, Histogram
 
 _COUNTERS = {
     "rows": "Rows that a victim labelled or rejected.",
@@ -18,13 +18,21 @@ _COUNTERS = {
     "spent": "Queries that were billed.",
     "attempts": "Requests to an API.",
     "retries": "Requests to an API that repeated an earlier one.",
+    "trained_steps": "Optimiser steps.",
+    "trained_tokens": "Tokens of those steps, padding not counted.",
 }
+_GAUGES = {"loss": "Loss of the latest step.", "learning_rate": "Its learning rate."}
 _PADDING_BOUNDARIES = [0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5]
 
 
 @cache
 def _counter(name: str) -> Counter:
     return Counter(f"raythief_{name}", _COUNTERS[name])
+
+
+@cache
+def _gauge(name: str) -> Gauge:
+    return Gauge(f"raythief_{name}", _GAUGES[name])
 
 
 @cache
@@ -51,3 +59,10 @@ def labelled(rows: int, tokens: int, padded_tokens: int) -> None:
 def bought(rows: int, rejected: int, spent: int, attempts: int, retries: int) -> None:
     """Count what an API answered."""
     _count(rows=rows, rejected=rejected, spent=spent, attempts=attempts, retries=retries)
+
+
+def trained(steps: int, tokens: int, loss: float, rate: float) -> None:
+    """Count steps of a training, and show where it is."""
+    _count(trained_steps=steps, trained_tokens=tokens)
+    _gauge("loss").set(loss)
+    _gauge("learning_rate").set(rate)

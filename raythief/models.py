@@ -120,6 +120,16 @@ def fresh_classifier(folder: Path, seed: int) -> PreTrainedModel:
     return model
 
 
+def empty(folder: Path) -> PreTrainedModel:
+    """A classifier of the folder's kind without weights, which tells its shape."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+            config, trust_remote_code=False
+        )
+    return model
+
+
 def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that a pair may have at most: what the tokenizer says, and what the model holds.
 

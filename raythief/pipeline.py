@@ -36,7 +36,17 @@ from raythief import (
 )
 from raythief.api import Remote
 from raythief.artifacts import Artifact, Storage, hash_files
-from raythief.config import Corpus, Model, Pairs, Section, Spec, Training, Victim
+from raythief.config import (
+    HELD_OUT,
+    Corpus,
+    Language,
+    Model,
+    Pairs,
+    Section,
+    Spec,
+    Training,
+    Victim,
+)
 from raythief.errors import UserError, find_user_error
 from raythief.progress import Display, Tell
 from raythief.stages import Stage
@@ -185,7 +195,7 @@ class _Chain:
         if api is not None:
             identity = api.identity or api.url
             config = {"api": identity, **api.protocol(), "labels": api.labels}
-            return _Encoder(config, {}, lambda _: Remote.of(api))
+            return _Encoder(config, {}, lambda _: Remote.of(api, victim.scores))
         encoder = self._encoder(victim, "victim.model")
         if victim.training:
             return _trained(self._training("victim", encoder, victim.training, gold=1.0))
@@ -232,13 +242,16 @@ class _Chain:
                 spec.resources,
                 tell,
                 words=given["vocabulary"],
+                scores=spec.victim.scores,
             )
 
-        config = {
+        config: dict[str, Any] = {
             "victim": victim.config,
             "labels": victim.labels,
             "inference": _plain(spec.inference, "tokens_per_batch"),
         }
+        if spec.victim.scores:
+            config["scores"] = spec.victim.api.score_path() if spec.victim.api else True
         inputs = {"queries": gibberish, "vocabulary": gibberish.inputs["vocabulary"]}
         return Stage(
             "labels",
@@ -267,6 +280,9 @@ class _Chain:
             inputs |= {"queries": labels.inputs["queries"], "labels": labels}
         if gold:
             inputs["real"] = self.real
+        languages: tuple[Language, ...] = ()
+        if how.selection is not None and how.selection.on != HELD_OUT:
+            inputs["judge"], languages = self.sets[how.selection.on]
 
         def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
             examples = []
@@ -278,6 +294,9 @@ class _Chain:
                 examples.append(training.Examples(given["real"], "en.parquet", ids=ids))
             source = encoder.source(given)
             assert isinstance(source, models.Source), "an API can not be trained"
+            judges = [
+                training.Examples(given["judge"], f"{language}.parquet") for language in languages
+            ]
             job = training.Job(
                 target,
                 source,
@@ -285,10 +304,10 @@ class _Chain:
                 tuple(examples),
                 how,
                 seed,
-                spec.resources.checkpoint_every,
-                spec.resources.training.cpus,
+                spec.resources,
+                tuple(judges),
             )
-            results = training.train(job, spec.resources, tell)
+            results = training.train(job, tell)
             card = cards.card(config, results, given.get("labels"))
             target.write("model/README.md", card.encode())
             return results
@@ -477,9 +496,11 @@ def build(
             if mistake is not None:
                 return Outcome(error=str(mistake))
             return Outcome(error=f"{type(error).__name__}: {error}", fault=error)
-        seconds = artifact.verify()["seconds"]
-        how = f"{seconds:7.1f} s" if built else "  there   "
+        manifest = artifact.verify()
+        how = f"{manifest['seconds']:7.1f} s" if built else "  there   "
         display.line(f"[green]✓[/] {how}  {title:<28} [dim]{artifact.path}[/]")
+        for sign in manifest["results"].get("collapse", ()):
+            display.line(f"[yellow]!            {title} has collapsed: {sign}[/]")
         return Outcome(artifact, built)
 
     pool = ThreadPoolExecutor(concurrent)

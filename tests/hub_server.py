@@ -474,7 +474,12 @@ def tiny_victim(folder: Path, labels: Sequence[str] | None = None, seed: int = 0
     return folder
 
 
-def tiny_extractor(folder: Path, languages: Sequence[str] = LANGUAGES, seed: int = 0) -> Path:
+def tiny_extractor(
+    folder: Path,
+    languages: Sequence[str] = LANGUAGES,
+    seed: int = 0,
+    sizes: Mapping[str, Any] = SIZES,
+) -> Path:
     """XLM-RoBERTa in small: a bare encoder, random weights, safetensors, a unigram tokenizer."""
     import torch
     from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaTokenizer
@@ -482,7 +487,7 @@ def tiny_extractor(folder: Path, languages: Sequence[str] = LANGUAGES, seed: int
     tokenizer = XLMRobertaTokenizer(vocab=_unigram(_sentences(languages)), model_max_length=128)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
-    config = XLMRobertaConfig(vocab_size=len(tokenizer), **SIZES)
+    config = XLMRobertaConfig(vocab_size=len(tokenizer), **sizes)
     XLMRobertaForMaskedLM(config).save_pretrained(folder)
     return folder
 

@@ -14,7 +14,15 @@ often.
 from raythief.config.api import Api
 from raythief.config.base import LABELS, LANGUAGES, Label, Language, Precision, Section
 from raythief.config.loading import Variant, expand, load, merge, nest, validate
-from raythief.config.operation import Choice, Costs, Resources, Serve, Sweep, Workers
+from raythief.config.operation import (
+    Choice,
+    Costs,
+    Resources,
+    Serve,
+    Sweep,
+    TrainingWorkers,
+    Workers,
+)
 from raythief.config.reference import fields
 from raythief.config.sources import (
     Corpus,
@@ -28,6 +36,7 @@ from raythief.config.sources import (
 )
 from raythief.config.spec import DATA_ROOT_VARIABLE, Spec
 from raythief.config.stages import (
+    HELD_OUT,
     Evaluation,
     Extractor,
     Inference,
@@ -36,6 +45,8 @@ from raythief.config.stages import (
     Queries,
     Real,
     Sanity,
+    Selection,
+    SoftLabels,
     Training,
     Victim,
     Vocabulary,
@@ -43,6 +54,7 @@ from raythief.config.stages import (
 
 __all__ = [
     "DATA_ROOT_VARIABLE",
+    "HELD_OUT",
     "LABELS",
     "LANGUAGES",
     "Api",
@@ -69,10 +81,13 @@ __all__ = [
     "Resources",
     "Sanity",
     "Section",
+    "Selection",
     "Serve",
+    "SoftLabels",
     "Spec",
     "Sweep",
     "Training",
+    "TrainingWorkers",
     "Variant",
     "Victim",
     "Vocabulary",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,12 +20,33 @@ class Workers(Section):
     """GPUs of each; null takes one where the cluster has any."""
 
 
+class TrainingWorkers(Workers):
+    """The workers of a training."""
+
+    min_workers: int | None = Field(None, ge=1)
+    """If given, a training starts with as many workers between this and `workers` as the cluster
+    holds, and goes on with more or fewer as nodes come and go; null waits for all `workers`."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """`ddp` keeps the whole model on each worker, `fsdp` shards weights, gradients and optimiser
+    over them (FSDP2); `auto` shards only what a GPU's memory would not hold whole."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass, which takes time and saves memory."""
+    compile: bool = False
+    """Compile the model with `torch.compile` (dynamic shapes)."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> TrainingWorkers:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError("min_workers is above workers; lower it, or leave it null")
+        return self
+
+
 class Resources(Section):
     """What the stages run on. Never part of a fingerprint: it changes no result."""
 
     inference: Workers = Workers()
     """Actors that label and evaluate."""
-    training: Workers = Workers()
+    training: TrainingWorkers = TrainingWorkers()
     """Workers that train."""
     concurrent_stages: int = Field(1, ge=1)
     """Independent stages that are built side by side; each takes workers of its own."""

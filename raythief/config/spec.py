@@ -12,6 +12,7 @@ from raythief.config.base import NAME_PATTERN, Section, each_once
 from raythief.config.operation import Costs, Resources, Serve, Sweep
 from raythief.config.sources import Corpus, HubCorpus
 from raythief.config.stages import (
+    HELD_OUT,
     Evaluation,
     Extractor,
     Inference,
@@ -76,19 +77,38 @@ class Spec(Section):
     """Rows of a table: a name, and the fields in which it differs (`real.fraction: 0.05`)."""
 
     @model_validator(mode="after")
-    def _sweep_leaves_the_test_alone(self) -> Spec:
+    def _selection_leaves_the_test_alone(self) -> Spec:
         if self.sweep.parameters:
-            chosen = self.evaluation.sets.get(self.sweep.set)
-            if chosen is None:
-                raise ValueError(
-                    f"sweep.set names `{self.sweep.set}`, which evaluation.sets lacks"
-                    + nearest(self.sweep.set, self.evaluation.sets)
-                )
-            if chosen.split == "test":
-                raise ValueError(
-                    f"sweep.set names `{self.sweep.set}`, a test split: select on validation data"
-                )
+            self._check_selection("sweep.set", self.sweep.set)
+        trainings = {
+            "victim.training": self.victim.training,
+            "extractor.training": self.extractor.training,
+            "real.training": self.real.training,
+        }
+        for where, training in trainings.items():
+            if training is not None and training.selection is not None:
+                on = training.selection.on
+                if on != HELD_OUT:
+                    self._check_selection(f"{where}.selection.on", on)
         return self
+
+    @model_validator(mode="after")
+    def _soft_labels_are_bought(self) -> Spec:
+        if self.extractor.training.soft_labels is not None and not self.victim.scores:
+            raise ValueError(
+                "extractor.training.soft_labels need probabilities; set victim.scores to true"
+            )
+        return self
+
+    def _check_selection(self, field: str, name: str) -> None:
+        chosen = self.evaluation.sets.get(name)
+        if chosen is None:
+            raise ValueError(
+                f"{field} names `{name}`, which evaluation.sets lacks"
+                + nearest(name, self.evaluation.sets)
+            )
+        if chosen.split == "test":
+            raise ValueError(f"{field} names `{name}`, a test split: select on validation data")
 
     @property
     def root(self) -> Path:

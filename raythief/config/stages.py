@@ -51,6 +51,34 @@ class Queries(Section):
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+class SoftLabels(Section):
+    """Learning from the victim's probabilities too (Hinton et al. 2015); it must give them."""
+
+    temperature: float = Field(2.0, gt=0)
+    """Probabilities of both sides are softened by this exponent's inverse before they are
+    compared; 1 compares them as they are."""
+    weight: float = Field(1.0, gt=0, le=1)
+    """Share of this loss in the whole; the rest is that of the hard label."""
+
+
+HELD_OUT = "held_out"
+
+
+class Selection(Section):
+    """Keep the weights that are best on data which they are not trained on."""
+
+    on: str = HELD_OUT
+    """`held_out`: agreement with the labels of queries that are held out of the training, which is
+    all that a thief has (of real examples, where there are no queries); or the name of one of
+    `evaluation.sets`: mean accuracy over its languages; never a test split."""
+    held_out: float = Field(0.02, gt=0, lt=1)
+    """Share of the queries, or of the real examples, that is held out."""
+    every: int = Field(500, ge=1)
+    """Optimiser steps between looks; the last step is always looked at."""
+    patience: int | None = Field(None, ge=1)
+    """Looks in a row without a new best after which the training ends; null never ends it."""
+
+
 class Training(Section):
     """Fine-tuning of an encoder on labelled pairs."""
 
@@ -60,6 +88,8 @@ class Training(Section):
     """Optimiser steps (the paper's "maximum iterations"); null derives them from `epochs`."""
     batch_size: int = Field(32, ge=1)
     """Examples per optimiser step, over all workers."""
+    batch_tokens: int | None = Field(None, ge=16)
+    """Tokens per optimiser step, over all workers, padding not counted; overrides `batch_size`."""
     learning_rate: float = Field(1e-5, gt=0)
     """Peak learning rate of AdamW."""
     warmup: float = Field(0.06, ge=0, lt=1)
@@ -72,17 +102,34 @@ class Training(Section):
     """Gradients are clipped to this norm."""
     class_weights: Literal["none", "inverse_sqrt"] = "none"
     """`inverse_sqrt` weights each class by 1/sqrt(its share): a deviation from the paper."""
+    soft_labels: SoftLabels | None = None
+    """If given, the loss compares probabilities too; gold labels count as certain."""
+    selection: Selection | None = None
+    """If given, the best weights are kept, else the last."""
+    on_collapse: Literal["continue", "stop"] = "continue"
+    """Whether a training that has collapsed goes on to its end; it is told in either case, and
+    never begun anew with other random numbers."""
     freeze_embeddings: bool = False
     """Leave the embedding layer as pre-trained."""
     max_tokens: int = Field(256, ge=8)
     """Longest encoded pair, or as long as the model can hold; longer ones are cut at the end of the
     longer sentence."""
-    tokens_per_micro_batch: int = Field(4096, ge=8)
-    """Padded tokens that one worker holds at once; gradients are summed over micro-batches."""
+    tokens_per_micro_batch: int | None = Field(None, ge=8)
+    """Padded tokens that one worker holds at once; gradients are summed over micro-batches. Null
+    takes 8,192 on a GPU and 2,048 on a CPU."""
     precision: Precision = "auto"
     """`auto` is bfloat16 where the GPU has it, else float32."""
     seed: int | None = Field(None, ge=0)
     """Seed of classifier head, dropout and data order; null takes the spec's."""
+
+    @model_validator(mode="after")
+    def _a_batch_holds_two_of_the_longest(self) -> Training:
+        if self.batch_tokens is not None and self.batch_tokens < 2 * self.max_tokens:
+            raise ValueError(
+                f"batch_tokens is below twice max_tokens ({self.max_tokens}); raise it, or lower "
+                "max_tokens"
+            )
+        return self
 
 
 class Model(Section):
@@ -112,6 +159,9 @@ class Victim(Model):
     """Names of the model's outputs 0, 1, 2; needed only where its config does not name them."""
     training: Training | None = None
     """If given, `model` is a bare encoder that is first fine-tuned on all of `real.train`."""
+    scores: bool = False
+    """Keep the probability of each label beside the label, which `soft_labels` need; an API must
+    give them."""
     api: Api | None = None
     """If given, the victim is asked over HTTP; `model` is then only what `raythief serve` has."""
     sanity: Sanity = Sanity()
@@ -121,6 +171,8 @@ class Victim(Model):
     def _no_bare_encoder(self) -> Victim:
         if self.model.startswith("miniature:") and self.training is None and self.api is None:
             raise ValueError(f"`{self.model}` is a bare encoder; give training (`training: {{}}`)")
+        if self.scores and self.api is not None and self.api.score_path() is None:
+            raise ValueError("scores: say in api.scores where the answers hold them")
         return self
 
 

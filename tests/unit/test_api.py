@@ -314,9 +314,9 @@ def test_presets_know_where_the_probabilities_are(preset: Any, answer: Any) -> N
 )
 def test_an_api_without_probabilities_is_told_of_when_they_are_wanted(scores: Any) -> None:
     answer = {"answers": [{"label": "neutral", "scores": scores}]}
-    with unconnected(Api(url="https://example.org/"), scores=True) as client:
-        with pytest.raises(UserError, match=r"victim\.scores: the API gives no probability"):
-            client.understand(answer, 1)
+    told = pytest.raises(UserError, match=r"victim\.scores: the API gives no probability")
+    with unconnected(Api(url="https://example.org/"), scores=True) as client, told:
+        client.understand(answer, 1)
 
 
 def test_a_protocol_of_ones_own() -> None:

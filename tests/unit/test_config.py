@@ -615,3 +615,40 @@ def test_a_spec_is_laid_over_the_one_that_it_extends(tmp_path: Path):
 def test_a_spec_that_can_not_be_extended_is_told(tmp_path: Path, base: str, sentence: str):
     (tmp_path / "other.yaml").write_text("extends: spec.yaml")
     assert sentence in refused(tmp_path, f"extends: {base}\nname: x")
+
+
+# --- selection and soft labels ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["victim", "extractor", "real"])
+def test_weights_are_never_selected_on_a_test_split(where: str) -> None:
+    tree = {"name": "a", where: {"training": {"selection": {"on": "xnli"}}}}
+    with pytest.raises(UserError, match=rf"{where}\.training\.selection\.on names `xnli`, a test"):
+        config.validate(tree, "spec")
+    tree[where]["training"]["selection"]["on"] = "mnli"  # a validation split
+    config.validate(tree, "spec")
+    tree[where]["training"]["selection"]["on"] = "mmli"
+    with pytest.raises(UserError, match="lacks; did you mean `mnli`"):
+        config.validate(tree, "spec")
+
+
+def test_soft_labels_must_be_bought() -> None:
+    tree: dict[str, Any] = {"name": "a", "extractor": {"training": {"soft_labels": {}}}}
+    with pytest.raises(UserError, match=r"set victim\.scores to true"):
+        config.validate(tree, "spec")
+    config.validate({**tree, "victim": {"scores": True}}, "spec")
+
+
+def test_a_custom_api_must_say_where_its_probabilities_are() -> None:
+    api = {"url": "https://a.test", "preset": "custom", "request": "{rows}", "row": "{premise}",
+           "answers": "@", "label": "@"}  # fmt: skip
+    with pytest.raises(UserError, match=r"victim: scores: say in api\.scores"):
+        config.validate({"name": "a", "victim": {"api": api, "scores": True}}, "spec")
+    api["scores"] = "p"
+    config.validate({"name": "a", "victim": {"api": api, "scores": True}}, "spec")
+
+
+def test_a_batch_in_tokens_holds_two_of_the_longest_pairs() -> None:
+    tree = {"name": "a", "extractor": {"training": {"batch_tokens": 511}}}
+    with pytest.raises(UserError, match="batch_tokens is below twice max_tokens"):
+        config.validate(tree, "spec")

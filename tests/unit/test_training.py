@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,16 @@ import pytest
 import ray.train
 import torch
 
+import training_jobs
 from raythief.artifacts import Artifact, Storage
-from raythief.config import Training
+from raythief.config import Selection, SoftLabels, Training
 from raythief.errors import UserError
-from raythief.training import STATE, Examples, Schedule, class_weights, load
+from raythief.nli import SCORES
+from raythief.training import data
+from raythief.training.data import Examples, held_out
+from raythief.training.objective import class_weights, losses
+from raythief.training.schedule import Schedule
+from raythief.training.state import STATE, State, load
 
 LENGTHS = np.random.default_rng(7).integers(5, 120, 1003)
 
@@ -146,6 +153,141 @@ def test_a_class_four_times_as_frequent_weighs_half():
     assert weights[1] == weights[2]
 
 
+# --- the loss ---------------------------------------------------------------------------------
+
+LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.5]])
+VICTIM = torch.tensor([[0.7, 0.2, 0.1], [0.0, 0.0, 1.0]])
+
+
+def test_hard_labels_are_cross_entropy() -> None:
+    found = losses(LOGITS, torch.tensor([0, 2]), torch.tensor([1.0, 1.0, 0.5]))
+    first = -2.0 + math.log(math.exp(2) + 1 + math.exp(-1))
+    assert found.tolist() == pytest.approx([first, 0.5 * math.log(3)])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_soft_labels_by_hand(temperature: float, weight: float) -> None:
+    soft = SoftLabels(temperature=temperature, weight=weight)
+    found = losses(LOGITS, torch.tensor([0, 2]), torch.ones(3), VICTIM, soft).tolist()
+    for row in range(2):
+        target = np.array(VICTIM[row], float) ** (1 / temperature)
+        target /= target.sum()
+        exponents = np.exp(np.array(LOGITS[row], float) / temperature)
+        given = exponents / exponents.sum()
+        apart = sum(p * math.log(p / q) for p, q in zip(target, given, strict=True) if p > 0)
+        plain = np.exp(np.array(LOGITS[row], float))
+        hard = -math.log(plain[[0, 2][row]] / plain.sum())
+        by_hand = weight * temperature**2 * apart + (1 - weight) * hard
+        assert found[row] == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_model_that_says_what_the_victim_says_loses_nothing() -> None:
+    soft = SoftLabels(temperature=3.0)
+    found = losses(VICTIM[:1].log(), torch.tensor([0]), torch.ones(3), VICTIM[:1], soft)
+    assert found.item() == pytest.approx(0.0, abs=1e-6)
+
+
+# --- batches in tokens ------------------------------------------------------------------------
+
+
+def test_batches_of_so_many_tokens_hold_each_row_at_most_once() -> None:
+    plan = schedule(batch_tokens=600, max_tokens=120)
+    for epoch in range(3):
+        batches = [plan.rows(epoch * plan.per_epoch + place) for place in range(plan.per_epoch)]
+        tokens = np.array([LENGTHS[rows].sum() for rows in batches])
+        seen = np.concatenate(batches)
+        assert len(set(seen.tolist())) == len(seen) > 0.98 * len(LENGTHS)
+        assert tokens.max() < 600 + 120
+        assert tokens.min() > 600 - 240
+        assert tokens.mean() == pytest.approx(600, rel=0.02)
+    assert plan.steps == round(3 * LENGTHS.sum() / 600)
+
+
+# --- what is held out -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "share", "rows"), [(1000, 0.02, 20), (10, 0.01, 1), (2, 0.9, 1)])
+def test_so_many_rows_are_held_out(count: int, share: float, rows: int) -> None:
+    found = held_out(count, Selection(held_out=share), seed=0)
+    assert len(set(found.tolist())) == len(found) == rows
+    assert held_out(count, Selection(held_out=share), seed=0).tolist() == found.tolist()
+
+
+def test_a_single_row_can_not_be_held_out() -> None:
+    with pytest.raises(UserError, match=r"selection\.held_out"):
+        held_out(1, Selection(), seed=0)
+
+
+def test_patience_counts_looks_since_the_best() -> None:
+    def state(*scores: float) -> State:
+        return State(looks=[{"step": i, "score": score} for i, score in enumerate(scores)])
+
+    assert not State().lost_patience(1)
+    assert not state(0.5, 0.6).lost_patience(1)
+    assert state(0.5, 0.6, 0.6).lost_patience(1)  # as good is not better
+    assert not state(0.5, 0.6, 0.6).lost_patience(2)
+    assert state(0.7, 0.6, 0.65).lost_patience(2)
+    assert not state(0.7, 0.6, 0.65).lost_patience(None)
+    assert state(0.5, 0.6, 0.6).best == {"step": 1, "score": 0.6}
+
+
+# --- the data set -----------------------------------------------------------------------------
+
+
+class Nobody:
+    """A mailbox that nobody reads."""
+
+    def __init__(self) -> None:
+        self.put = self
+
+    def remote(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return training_jobs.prepare(tmp_path_factory.mktemp("encoder"))
+
+
+def dataset(folder: Path, *, judges: bool = False, **how: Any) -> data.Dataset:
+    made = training_jobs.job(folder, "any", **how)
+    return data._prepare(
+        made.source, made.examples, made.judges if judges else (), made.training, 0, Nobody()
+    )
+
+
+def test_what_is_selected_on_is_not_trained_on(encoder: Path) -> None:
+    whole = dataset(encoder, selection={"held_out": 0.25})
+    [judged] = whole.judges
+    assert len(judged) == training_jobs.COUNT / 4
+    assert sorted([*judged, *whole.train]) == list(range(training_jobs.COUNT))
+    named = dataset(encoder, judges=True, selection={"on": "validation"})
+    assert named.train.tolist() == list(range(training_jobs.COUNT))
+    assert [rows.tolist() for rows in named.judges] == [
+        list(range(training_jobs.COUNT, training_jobs.COUNT + 90))
+    ]
+
+
+def test_pairs_encoded_some_at_a_time_are_those_encoded_at_once(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = dataset(encoder)
+    monkeypatch.setattr(data, "ROWS_AT_ONCE", 7)
+    parts = dataset(encoder)
+    assert np.array_equal(parts.pairs.ids, whole.pairs.ids)
+    assert np.array_equal(parts.pairs.offsets, whole.pairs.offsets)
+    assert np.array_equal(parts.labels, whole.labels)
+
+
+def test_gold_labels_are_certain_where_soft_ones_are_learned(encoder: Path) -> None:
+    assert dataset(encoder).scores is None
+    whole = dataset(encoder, soft_labels={})
+    assert whole.scores is not None
+    assert whole.scores.argmax(-1).tolist() == whole.labels.tolist()
+    assert set(whole.scores.ravel().tolist()) == {0.0, 1.0}
+
+
 # --- examples ---------------------------------------------------------------------------------
 
 
@@ -189,6 +331,16 @@ def test_bought_labels_stand_beside_the_query_of_their_id(pairs: Artifact):
 def test_labels_of_other_ids_are_refused(pairs: Artifact, ids: list[int]):
     with pytest.raises(ValueError, match="other ids"):
         Examples(pairs, labels=bought(pairs, ids)).read()
+
+
+def test_bought_probabilities_come_along_and_what_was_rejected_does_not(pairs: Artifact):
+    artifact = Artifact(pairs.storage, "labels", "scored")
+    scores = {name: [0.1 * i for i in range(6)] for name in SCORES}
+    labels = ["neutral", None, *["entailment"] * 4]
+    artifact.write_table("all.parquet", pa.table({"id": range(6), "label": labels, **scores}))
+    table = Examples(pairs, labels=artifact).read()
+    assert table.column_names == ["premise", "hypothesis", "label", *SCORES]
+    assert table[SCORES[2]].to_pylist() == pytest.approx([0.0, 0.2, 0.3, 0.4, 0.5])
 
 
 def test_only_the_named_rows_are_taken(pairs: Artifact):

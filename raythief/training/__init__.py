@@ -1,0 +1,21 @@
+"""Fine-tuning on Ray Train: victims, extractors and baselines all go through it.
+
+    data        examples in artifacts -> encoded once, read by all workers without copies
+    schedule    which rows a step trains on, and at what rate: a function of (seed, step)
+    objective   the loss of hard and of soft labels
+    loop        what a worker does
+    parallel    one model on several workers
+    state       where a training is: its checkpoints
+    selection   which of its weights are kept
+    collapse    signs that it has learned nothing
+    record      what it tells while it runs
+    runner      the start of it all
+
+A run that was killed and started again ends with the same weights as one that was not.
+"""
+
+from raythief.training.data import Examples
+from raythief.training.job import Job
+from raythief.training.runner import train
+
+__all__ = ["Examples", "Job", "train"]

@@ -1,0 +1,71 @@
+"""Signs that a training has collapsed, as large encoders do at high rates or short warm-ups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+COLLAPSE_SHARE = 0.95
+"""A model that gives one label to more than this share of its latest examples, though the labels
+themselves are less one-sided, has collapsed."""
+COLLAPSE_EXAMPLES = 8
+"""Examples that a step must have for its most frequent prediction to mean something."""
+CHANCE = math.log(3)
+"""Loss of a model that gives each of three labels the same probability."""
+CHANCE_WIDTH = 0.01
+"""A mean loss so near to chance, over ``CHANCE_EXAMPLES``, is chance."""
+CHANCE_EXAMPLES = 1000
+"""Examples over which a mean loss is known that well."""
+NO_GRADIENT = 1e-6
+"""Norm below which a gradient moves nothing."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is kept of one step, over all workers."""
+
+    step: int
+    """Counted from 1."""
+    loss: float
+    gradient_norm: float
+    """Before clipping."""
+    predicted: tuple[int, int, int]
+    """How often each label was predicted."""
+
+
+def majority_rate(latest: Sequence[Step]) -> float:
+    """Share of the most frequent prediction.
+
+    A collapsed model may say one thing in one step and another in the next, so that each step is
+    looked at by itself where it has examples enough.
+    """
+    totals = [sum(one.predicted[label] for one in latest) for label in range(3)]
+    count = max(1, sum(totals))
+    if count >= COLLAPSE_EXAMPLES * len(latest):
+        return sum(max(one.predicted) for one in latest) / count
+    return max(totals) / count
+
+
+def signs(latest: Sequence[Step], commonest: float) -> list[str]:
+    """What shows that a training has collapsed, in words; empty for a sound one.
+
+    Args:
+        latest: Its latest steps, none of them within the warm-up.
+        commonest: Share of the most frequent label in what it is trained on.
+    """
+    if not latest:
+        return []
+    found = []
+    loss = sum(one.loss for one in latest) / len(latest)
+    examples = sum(sum(one.predicted) for one in latest)
+    rate = majority_rate(latest)
+    if not math.isfinite(loss):
+        found.append("the loss is not finite")
+    if rate > COLLAPSE_SHARE >= commonest:
+        found.append(f"one label is given to {rate:.1%} of the examples")
+    if examples >= CHANCE_EXAMPLES and abs(loss - CHANCE) < CHANCE_WIDTH:
+        found.append(f"the loss of {loss:.3f} is that of chance")
+    if max(one.gradient_norm for one in latest) < NO_GRADIENT:
+        found.append("the gradients are zero")
+    return found

@@ -1,0 +1,26 @@
+"""What is to be trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raythief import models
+from raythief.artifacts import Artifact
+from raythief.config import Resources, Training
+from raythief.training.data import Examples
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a training worker needs to know; travels to each of them."""
+
+    target: Artifact
+    source: models.Source
+    fresh_head: bool
+    """Put a new classifier head on the encoder, instead of going on with the one that is there."""
+    examples: tuple[Examples, ...]
+    training: Training
+    seed: int
+    resources: Resources
+    judges: tuple[Examples, ...] = ()
+    """Labelled pairs of each language on which weights are selected, if not on held-out ones."""

@@ -1,0 +1,106 @@
+"""One model on several workers: whole on each of them (DDP), or sharded over them (FSDP2)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import ray.train.torch
+import torch
+from torch.distributed.checkpoint import state_dict as full
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from raythief.config import TrainingWorkers
+
+_BYTES_PER_WEIGHT = 16
+"""Of AdamW in mixed precision: weight, gradient and two moments, four bytes each."""
+_SHARE_FOR_WEIGHTS = 0.7
+"""Of a GPU's memory; the rest is for activations."""
+_WHOLE = full.StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def spread(
+    plain: torch.nn.Module, how: TrainingWorkers, device: torch.device, world: int
+) -> torch.nn.Module:
+    """Prepare a model for training on all workers; ``plain`` itself is changed in place.
+
+    Returns:
+        What the forward pass of a training step goes through.
+    """
+    if how.activation_checkpointing:
+        plain.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    plain.to(device)
+    sharded = _is_sharded(plain, how, device, world)
+    if sharded:
+        for layer in _layers(plain):
+            fully_shard(layer)
+        fully_shard(plain)
+    if how.compile:
+        plain.compile(dynamic=True)
+    if sharded:
+        return plain
+    model: torch.nn.Module = ray.train.torch.prepare_model(plain, move_to_device=device)
+    return model
+
+
+@contextlib.contextmanager
+def unsynchronised(model: torch.nn.Module) -> Iterator[None]:
+    """Keep gradients on this worker until the last micro-batch of a step."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            model.set_requires_gradient_sync(True)
+    else:
+        with model.no_sync() if hasattr(model, "no_sync") else contextlib.nullcontext():
+            yield
+
+
+def clip(model: torch.nn.Module, norm: float) -> torch.Tensor:
+    """Clip the gradients to a norm; returns the one that they had."""
+    found = torch.nn.utils.clip_grad_norm_(model.parameters(), norm)
+    return found.full_tensor() if hasattr(found, "full_tensor") else found
+
+
+def weights(model: torch.nn.Module) -> dict[str, Any]:
+    """The whole model's weights in main memory; all workers must call this."""
+    found: dict[str, Any] = full.get_model_state_dict(model, options=_WHOLE)
+    return found
+
+
+def take_weights(model: torch.nn.Module, kept: dict[str, Any]) -> None:
+    """Set what ``weights`` gave; all workers must call this."""
+    full.set_model_state_dict(model, kept, options=_WHOLE)
+
+
+def moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The whole optimiser's state in main memory; all workers must call this."""
+    found: dict[str, Any] = full.get_optimizer_state_dict(model, optimizer, options=_WHOLE)
+    return found
+
+
+def take_moments(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, kept: dict[str, Any]
+) -> None:
+    """Set what ``moments`` gave; all workers must call this."""
+    full.set_optimizer_state_dict(model, optimizer, kept, options=_WHOLE)
+
+
+def _is_sharded(
+    plain: torch.nn.Module, how: TrainingWorkers, device: torch.device, world: int
+) -> bool:
+    if how.parallel != "auto":
+        return how.parallel == "fsdp"
+    if world == 1 or device.type != "cuda":
+        return False
+    needed: int = _BYTES_PER_WEIGHT * sum(p.numel() for p in plain.parameters())
+    there: int = torch.cuda.get_device_properties(device).total_memory
+    return bool(needed > _SHARE_FOR_WEIGHTS * there)
+
+
+def _layers(plain: torch.nn.Module) -> list[torch.nn.Module]:
+    """The encoder's equal layers, each of which is gathered and let go by itself."""
+    lists = [list(m) for m in plain.modules() if isinstance(m, torch.nn.ModuleList)]
+    return max(lists, key=len, default=[])

@@ -1,0 +1,109 @@
+"""Which weights of a training are kept: the best on data that it is not trained on."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow.fs
+import torch
+from numpy.typing import NDArray
+
+from raythief import encoding
+from raythief.artifacts import WORK, Artifact
+from raythief.config import HELD_OUT, Selection
+from raythief.training.data import Dataset
+
+_FOLDER = f"{WORK}/best"
+_TOKENS = 4
+"""Times the tokens of a training's micro-batch: without gradients a batch takes less memory."""
+
+
+def metric(selection: Selection, data: Dataset, bought: bool) -> str:
+    """What is selected on, in words for manifest and report."""
+    if selection.on != HELD_OUT:
+        return f"accuracy on {selection.on}"
+    count = sum(len(rows) for rows in data.judges)
+    whose = "the victim on {:,} held-out queries" if bought else "{:,} held-out gold labels"
+    return f"agreement with {whose.format(count)}"
+
+
+class Judge:
+    """Scores a model on the rows that are set apart, shared by all workers."""
+
+    def __init__(
+        self, data: Dataset, tokens: int, precision: torch.dtype, device: torch.device,
+        rank: int, world: int,
+    ) -> None:  # fmt: skip
+        self.data, self.precision, self.device = data, precision, device
+        self.rank, self.world = rank, world
+        self.batches: list[tuple[int, NDArray[np.int64]]] = []
+        """Group and rows of each batch."""
+        for group, rows in enumerate(data.judges):
+            packed = encoding.pack(data.pairs.lengths[rows], _TOKENS * tokens)
+            self.batches += [(group, rows[part]) for part in packed]
+
+    @torch.no_grad()
+    def score(self, model: Any) -> float:
+        """Mean over the groups of the share of rows whose label the model gives.
+
+        All workers must call this; each goes through as many batches, because those of a sharded
+        model can not go on without each other.
+        """
+        model.eval()
+        right = torch.zeros(len(self.data.judges), dtype=torch.float64, device=self.device)
+        for turn in range(math.ceil(len(self.batches) / self.world)):
+            place = turn * self.world + self.rank
+            group, rows = self.batches[place % len(self.batches)]
+            with torch.autocast(
+                self.device.type, self.precision, enabled=self.precision != torch.float32
+            ):
+                logits = model(**self.data.pairs.batch(rows, self.device)).logits
+            gold = torch.from_numpy(self.data.labels[rows]).to(self.device)
+            if place < len(self.batches):
+                right[group] += (logits.argmax(-1) == gold).sum()
+        model.train()
+        if self.world > 1:
+            torch.distributed.all_reduce(right)
+        counts = [len(rows) for rows in self.data.judges]
+        shares: list[float] = [
+            one / count for one, count in zip(right.tolist(), counts, strict=True)
+        ]
+        return sum(shares) / len(shares)
+
+
+class Best:
+    """The best weights so far, on storage until the training has ended.
+
+    A checkpoint tells which they are; those that the checkpoint before it tells of stay, too.
+    """
+
+    def __init__(self, target: Artifact) -> None:
+        self.target = target
+        self._told: list[int] = []
+
+    def write(self, step: int, weights: dict[str, Any]) -> None:
+        """Keep the weights of a step."""
+        buffer = io.BytesIO()
+        torch.save(weights, buffer)
+        self.target.write(f"{_FOLDER}/{step}.pt", buffer.getvalue())
+
+    def read(self, step: int) -> dict[str, Any]:
+        """The weights of a step, in main memory."""
+        content = self.target.storage.read_bytes(f"{self.target.path}/{_FOLDER}/{step}.pt")
+        assert content is not None, f"the best weights, of step {step}, are gone"
+        found: dict[str, Any] = torch.load(
+            io.BytesIO(content), map_location="cpu", weights_only=True
+        )
+        return found
+
+    def checkpointed(self, step: int) -> None:
+        """Drop what neither the checkpoint with this best step needs, nor the one before."""
+        self._told = [*self._told[-1:], step]
+        folder = f"{self.target.absolute}/{_FOLDER}"
+        fs = self.target.storage.fs
+        for info in fs.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True)):
+            if info.base_name.endswith(".pt") and int(info.base_name[:-3]) < min(self._told):
+                fs.delete_file(info.path)

@@ -1,0 +1,143 @@
+"""Training on real Ray workers: shared in every way it learns the same, and it tells what it does.
+
+Of a tiny encoder and labels that it can learn; tests/cluster/test_train_workers.py goes through the
+whole path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import pipeline
+
+import training_jobs
+from raythief import runs, training
+from raythief.config import LABELS, Selection
+from raythief.training.data import held_out
+
+LEARNING = {"steps": 150, "learning_rate": 2e-3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A tiny encoder and examples, and a Ray to train on."""
+    prepared = training_jobs.prepare(tmp_path_factory.mktemp("training"))
+    with runs.cluster(None):
+        yield prepared
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """One worker, nothing special; every step is also a bar's."""
+    return training_jobs.trained(folder, "plain", **LEARNING)
+
+
+def accuracy(artifact: Path, rows: np.ndarray | None = None, **which: Any) -> float:
+    """Of the trained model as anybody would load it, with no code of ours."""
+    table = training_jobs.pairs(**which)
+    items = (table if rows is None else table.take(rows)).to_pylist()
+    ask = pipeline("text-classification", model=str(artifact / "model"))
+    texts = [{"text": item["premise"], "text_pair": item["hypothesis"]} for item in items]
+    answers = [answer["label"] for answer in ask(texts)]
+    return float(
+        np.mean([given == item["label"] for given, item in zip(answers, items, strict=True)])
+    )
+
+
+def test_it_learns_and_plain_transformers_loads_it(plain: tuple[Path, dict[str, Any]]) -> None:
+    artifact, results = plain
+    assert accuracy(artifact) > 0.55  # chance is a third
+    assert not results["collapse"]
+    assert results["selection"] is None
+
+
+def test_every_step_is_told(plain: tuple[Path, dict[str, Any]]) -> None:
+    artifact, results = plain
+    steps = training_jobs.steps_of(artifact)
+    assert [one["step"] for one in steps] == list(range(1, 151))
+    assert results["history"] == [
+        {"step": one["step"], "loss": pytest.approx(one["loss"]), "learning_rate": rate}
+        for one, rate in zip(steps, (p["learning_rate"] for p in results["history"]), strict=True)
+    ]
+    assert all(one["tokens"] <= one["padded_tokens"] for one in steps)
+    assert all(sum(one["predicted"]) == 12 for one in steps)
+    assert all(one["gradient_norm"] > 0 for one in steps)
+    speed = results["speed"]
+    assert speed["tokens"] == sum(one["tokens"] for one in steps)
+    assert 0 < speed["utilisation"] < 1
+    [events] = (artifact / "tensorboard").glob("events.out.tfevents.*")
+    assert b"train/loss" in events.read_bytes()
+
+
+def test_shards_on_two_workers_with_activations_computed_twice_learn_the_same(
+    folder: Path, plain: tuple[Path, dict[str, Any]]
+) -> None:
+    workers = {"workers": 2, "parallel": "fsdp", "activation_checkpointing": True}
+    _, results = training_jobs.trained(
+        folder, "sharded", {"training": workers}, **{**LEARNING, "tokens_per_micro_batch": 128}
+    )
+    early = [point["loss"] for point in results["history"][:30]]  # later, rounding is amplified
+    assert early == pytest.approx([p["loss"] for p in plain[1]["history"][:30]], rel=1e-3)
+    assert results["speed"]["workers"] == 2
+
+
+def test_the_best_weights_are_kept_and_patience_ends_a_training(folder: Path) -> None:
+    chosen = {"every": 5, "held_out": 0.2, "patience": 3}
+    artifact, results = training_jobs.trained(folder, "selected", **LEARNING, selection=chosen)
+    told = results["selection"]
+    assert told["metric"] == "agreement with 72 held-out gold labels"
+    scores = [look["score"] for look in told["looks"]]
+    assert told["score"] == max(scores)
+    assert told["step"] == 5 * (1 + scores.index(max(scores)))
+    if results["ended"]:
+        assert results["ended"] == "patience"
+        assert told["step"] == results["steps"] - 15
+    else:
+        assert results["steps"] == 150
+    rows = held_out(training_jobs.COUNT, Selection.model_validate(chosen), 0)
+    assert results["examples"] == training_jobs.COUNT - len(rows) == 288
+    assert accuracy(artifact, rows) == pytest.approx(told["score"])
+
+
+def test_weights_are_selected_on_a_set_that_is_named(folder: Path) -> None:
+    chosen = {"every": 50, "on": "validation"}
+    artifact, results = training_jobs.trained(folder, "validated", **LEARNING, selection=chosen)
+    told = results["selection"]
+    assert told["metric"] == "accuracy on validation"
+    assert [look["step"] for look in told["looks"]] == [50, 100, 150]
+    assert results["examples"] == training_jobs.COUNT
+    assert accuracy(artifact, count=90, seed=1) == pytest.approx(told["score"])
+
+
+def test_a_collapse_ends_a_training_if_it_is_to(folder: Path) -> None:
+    wrong = {"learning_rate": 1.0, "max_grad_norm": 1000.0, "warmup": 0.0, "steps": 200}
+    _, results = training_jobs.trained(folder, "collapsed", **wrong, on_collapse="stop")
+    assert results["ended"] == "collapse"
+    assert results["steps"] < 200
+    assert "one label is given to 100.0% of the examples" in results["collapse"]
+
+
+def test_a_batch_may_be_given_in_tokens(folder: Path) -> None:
+    """Between two workers, one of whom may have no row of it."""
+    artifact, results = training_jobs.trained(
+        folder, "tokens", {"training": {"workers": 2}}, steps=20, batch_tokens=128
+    )
+    tokens = [one["tokens"] for one in training_jobs.steps_of(artifact)]
+    assert max(tokens) <= 128 + 64
+    assert 100 < np.mean(tokens) < 150
+    assert results["steps"] == 20
+
+
+def test_a_finished_training_is_only_read(folder: Path, plain: tuple[Path, dict[str, Any]]) -> None:
+    """Started once more, as after a crash between its end and its manifest."""
+    artifact, results = plain
+    before = (artifact / "model" / "model.safetensors").read_bytes()
+    again = training.train(training_jobs.job(folder, "plain", **LEARNING), lambda *_: None)
+    assert (artifact / "model" / "model.safetensors").read_bytes() == before
+    assert {**again, "speed": None} == {**results, "speed": None}
+    assert len(training_jobs.steps_of(artifact)) == 150
+    assert set(again["label_counts"]) == set(LABELS)
