@@ -69,7 +69,9 @@ BATCH_SIZES = (1, 8, 16, 32, 64)
 SEED = 0
 
 
-def save_model(folder: Path, words: Distribution, layers: int, hidden: int) -> None:
+def save_model(
+    folder: Path, words: Distribution, layers: int, hidden: int, tokens: int = TOKENS
+) -> None:
     """A classifier of RoBERTa's kind with random weights, and its tokenizer."""
     from tokenizers import ByteLevelBPETokenizer
 
@@ -86,7 +88,7 @@ def save_model(folder: Path, words: Distribution, layers: int, hidden: int) -> N
     torch.manual_seed(SEED)
     RobertaForSequenceClassification(
         RobertaConfig(
-            vocab_size=TOKENS,
+            vocab_size=tokens,
             num_hidden_layers=layers,
             hidden_size=hidden,
             intermediate_size=4 * hidden,
@@ -210,9 +212,8 @@ def peak(dtype: torch.dtype) -> float:
     return best
 
 
-def operations(size: str, tokens: int) -> float:
+def operations(layers: int, hidden: int, tokens: float) -> float:
     """Operations of a forward pass over so many tokens; attention's own are left out."""
-    layers, hidden = planning.SHAPES[SHAPES[size]]
     return 2.0 * 12 * layers * hidden**2 * tokens
 
 
@@ -293,12 +294,12 @@ def compare(
     return found
 
 
-def until(ready: Callable[[], Any], work: Future[Any]) -> None:
+def until(ready: Callable[[], Any], work: Future[Any], every_s: float = 0.005) -> None:
     """Wait for a moment, unless the work fails before it comes."""
     while not ready():
         if work.done():
             work.result()
-        time.sleep(0.005)
+        time.sleep(every_s)
 
 
 def paper(
@@ -306,6 +307,7 @@ def paper(
 ) -> dict[str, Any]:
     """The paper's whole set through ours, and what of the device it uses."""
     how = inference(asked, asked.rows_per_shard)
+    shape = planning.SHAPES[SHAPES[asked.size]]
     top = peak(models.dtype(how.precision, models.device()))
     target, made = artifacts(storage, generated(source, PAPER))
     started = time.perf_counter()
@@ -322,7 +324,7 @@ def paper(
         "padding_share": round(results["padding_share"], 4),
         "encoding": results["encoding"],
         "peak_tflops": round(top / 1e12, 2),
-        "share_of_peak": round(operations(asked.size, results["tokens"]) / seconds / top, 3),
+        "share_of_peak": round(operations(*shape, results["tokens"]) / seconds / top, 3),
     }
 
 
