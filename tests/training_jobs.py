@@ -23,7 +23,7 @@ HOW: dict[str, Any] = {
     "batch_size": 12,
     "learning_rate": 5e-3,
     "weight_decay": 0.0,
-    "max_tokens": 64,
+    "max_tokens": 128,
 }
 
 

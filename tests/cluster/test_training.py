@@ -124,11 +124,11 @@ def test_a_collapse_ends_a_training_if_it_is_to(folder: Path) -> None:
 def test_a_batch_may_be_given_in_tokens(folder: Path) -> None:
     """Between two workers, one of whom may have no row of it."""
     artifact, results = training_jobs.trained(
-        folder, "tokens", {"training": {"workers": 2}}, steps=20, batch_tokens=128
+        folder, "tokens", {"training": {"workers": 2}}, steps=20, batch_tokens=256
     )
     tokens = [one["tokens"] for one in training_jobs.steps_of(artifact)]
-    assert max(tokens) <= 128 + 64
-    assert 100 < np.mean(tokens) < 150
+    assert max(tokens) <= 256 + 128
+    assert 230 < np.mean(tokens) < 280
     assert results["steps"] == 20
 
 

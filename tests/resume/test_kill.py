@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -78,7 +79,11 @@ def test_training_ends_with_the_same_weights(whole: Whole, tmp_path: Path) -> No
     """Bit for bit, on a CPU with the same number of workers, from the checkpoint before the last:
     the last one is damaged.
     """
-    changes = {"extractor__training__steps": 300, "resources__checkpoint_every": 20}
+    changes = {
+        "extractor__training__steps": 300,
+        "extractor__training__selection": {"every": 15, "held_out": 0.1},
+        "resources__checkpoint_every": 20,
+    }
     spec = write_spec(tmp_path, **changes)
     until = ("run", str(spec), "--until", "extractor", "--set")
     reference = prepared(whole, tmp_path / "reference", "extractor")
@@ -100,6 +105,16 @@ def test_training_ends_with_the_same_weights(whole: Whole, tmp_path: Path) -> No
         list(place.glob("extractor/*/training.json")) for place in (reference, storage)
     )
     assert curve.read_bytes() == other.read_bytes()
+
+    [steps], [told] = (
+        [
+            [json.loads(line) for line in file.read_text().splitlines()]
+            for file in place.glob("extractor/*/steps.jsonl")
+        ]
+        for place in (reference, storage)
+    )
+    assert [one["step"] for one in told] == list(range(1, 301))  # none is lost, none told twice
+    assert [one["loss"] for one in told] == [one["loss"] for one in steps]
 
 
 @pytest.mark.slow
