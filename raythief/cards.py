@@ -10,6 +10,8 @@ import yaml
 from raythief.artifacts import Artifact
 from raythief.config import LABELS
 
+_IMPORT_BILSTM = "    import raythief.bilstm  # makes the model known to transformers\n"
+
 
 def card(config: Mapping[str, Any], results: Mapping[str, Any], labels: Artifact | None) -> str:
     """The card of a trained model, as Markdown with the hub's metadata.
@@ -62,13 +64,47 @@ It is {_origin(encoder)} under {head}, fine-tuned on {results["examples"]:,} pai
 
 ## Use
 
-    from transformers import pipeline
+{_IMPORT_BILSTM if "bilstm" in encoder else ""}    from transformers import pipeline
 
     ask = pipeline("text-classification", model="THIS FOLDER")
     ask({{"text": "A man is asleep.", "text_pair": "Nobody sleeps."}})
 
 For research, and for audits of models that one owns or may test. The licences and terms of what it
 was made from go on to hold.
+"""
+
+
+def aligned(language: str, results: Mapping[str, Any]) -> str:
+    """The card of a BiLSTM whose encoder was aligned to the English one, as Markdown.
+
+    Args:
+        language: Code of the language that it reads.
+        results: Of the alignment, see ``alignment.align``.
+    """
+    metadata = {
+        "language": language,
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["natural-language-inference", "raythief"],
+    }
+    return f"""---
+{yaml.safe_dump(metadata, sort_keys=False).strip()}
+---
+
+# A BiLSTM classifier of `{language}`, aligned to an English one
+
+Natural language inference: premise and hypothesis in, one of {", ".join(LABELS)} out. It saw no
+labels in `{language}`: its encoder was fitted to that of the English model (folder `en` beside this
+one) on {results["sentences"]:,} sentences and their translations, in {results["steps"]:,} steps.
+
+Of held-out sentences {results["after"]["found"]:.1%} were nearest to their own translation
+({results["before"]["found"]:.1%} before).
+
+## Use
+
+{_IMPORT_BILSTM}    from transformers import pipeline
+
+    ask = pipeline("text-classification", model="THIS FOLDER")
 """
 
 
@@ -90,6 +126,8 @@ def _origin(model: Mapping[str, Any]) -> str:
         return f"`{model['hub']}` at {model['revision']}"
     if "api" in model:
         return f"the API at {model['api']}"
+    if "bilstm" in model:
+        return "a BiLSTM on word vectors that stay as they are,"
     if "miniature" in model:
         return f"the miniature's {model['miniature']} encoder"
     if "trained" in model:

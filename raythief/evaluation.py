@@ -36,12 +36,13 @@ class Evaluation(sharding.ShardWorker):
     ) -> None:
         super().__init__(target)
         self.sets = sets
-        self.model = self.ask = None
+        self.source, self.how = source, (inference, cpus, labels)
+        self.model: Classifier | None = None
+        self.loaded: models.Source | None = None
+        self.ask = None
         if isinstance(source, Remote):  # each answer is bought, and accounted for
             self.ask = labeling.Asker(target, source, inference, cpus, labels, None, may_reject)
             self.stop = self.ask.stop
-        else:
-            self.model = Classifier(source, inference, cpus, labels)
 
     def work(self, shard: sharding.Shard) -> tuple[pa.Table, Mapping[str, Any]]:
         """Predict: ``id``, ``label`` (gold), ``predicted`` (null where an API rejected it)."""
@@ -50,14 +51,23 @@ class Evaluation(sharding.ShardWorker):
         rows = table.slice(shard.start, shard.stop - shard.start)
         statistics: Mapping[str, Any]
         predicted: Sequence[Label | None]
-        if self.model is not None:
-            predicted, statistics = self.model(rows["premise"], rows["hypothesis"])
-        else:
-            assert self.ask is not None
+        if self.ask is not None:
             predicted, _, statistics = self.ask(shard, rows)
+        else:
+            predicted, statistics = self._model(language)(rows["premise"], rows["hypothesis"])
         column = pa.array(predicted, pa.string())
         answer = rows.select(["id", "label"]).append_column("predicted", column)
         return answer.replace_schema_metadata(None), statistics
+
+    def _model(self, language: str) -> Classifier:
+        """The model of a language. One is held at a time: shards come language by language."""
+        assert isinstance(self.source, models.Source)
+        source = self.source.of(language)
+        if self.model is None or source != self.loaded:
+            self.model = None  # make room first
+            self.model = Classifier(source, *self.how)
+            self.loaded = source
+        return self.model
 
 
 def build(

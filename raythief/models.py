@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import raythief.bilstm  # noqa: F401 (makes its model known to the Auto classes)
 from raythief import hub
 from raythief.artifacts import Artifact
 from raythief.config import LABELS, Model, Precision
@@ -34,7 +35,12 @@ class Source:
     path: str | None = None
     artifact: Artifact | None = None
     folder: str = "model"
-    """Folder within the artifact."""
+    """Folder within the artifact; `{language}` stands for a language code where there is one model
+    for each language."""
+
+    def of(self, language: str) -> Source:
+        """Where the model of a language lies; the same for all where there is but one."""
+        return replace(self, folder=self.folder.replace("{language}", language))
 
     def local(self) -> Path:
         """Folder on this node; downloads what is not here."""

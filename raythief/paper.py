@@ -151,6 +151,7 @@ ITEMS = {"mnli": 9_815, "xnli": 5_010}
 
 _CHECKPOINTS = {
     "bert-large-uncased": "BERT-Large",
+    "bilstm": "BiLSTM",
     "roberta-base": "RoBERTa-Base",
     "roberta-large": "RoBERTa-Large",
     "roberta-large-mnli": "RoBERTa-Large",
@@ -166,7 +167,7 @@ def find(table: Table, name: str) -> Row | None:
 
 
 def model_name(checkpoint: str) -> str | None:
-    """Return the paper's name of a published checkpoint (``FacebookAI/xlm-roberta-base``)."""
+    """Return the paper's name of a checkpoint (``FacebookAI/xlm-roberta-base``) or ``bilstm``."""
     return _CHECKPOINTS.get(checkpoint.rstrip("/").rpartition("/")[2])
 
 

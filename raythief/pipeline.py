@@ -22,6 +22,7 @@ import ray
 from rich.markup import escape
 
 from raythief import (
+    alignment,
     cards,
     corpora,
     evaluation,
@@ -33,11 +34,15 @@ from raythief import (
     preparation,
     sanity,
     training,
+    wordvectors,
 )
 from raythief.api import Remote
 from raythief.artifacts import Artifact, Storage, hash_files
 from raythief.config import (
+    BILSTM,
     HELD_OUT,
+    LANGUAGES,
+    BiLstm,
     Corpus,
     Language,
     Model,
@@ -126,14 +131,26 @@ class _Chain:
             judge = self._evaluation("victim_evaluation", victim, measured == "english")
             yield "victim_evaluation", judge
 
-        encoder = self._encoder(spec.extractor, "extractor.model")
+        described = spec.extractor.bilstm if spec.extractor.model == BILSTM else None
+        if described is None:
+            encoder = self._encoder(spec.extractor, "extractor.model")
+        else:
+            words = self._words(described)
+            yield "bilstm", words
+            sentences = self._parallel(described)
+            yield "parallel", sentences
+            encoder = _Encoder(
+                {"bilstm": "en"},
+                {"words": words},
+                lambda given: models.Source(artifact=given["words"], folder="en"),
+            )
         real, labels = spec.real, None
         if real.placement != "only":
             corpus = self._corpus(spec.corpus)
             yield "corpus", corpus
-            words = self._vocabulary(corpus)
-            yield "vocabulary", words
-            gibberish = self._queries(words)
+            vocabulary = self._vocabulary(corpus)
+            yield "vocabulary", vocabulary
+            gibberish = self._queries(vocabulary)
             yield "queries", gibberish
             gate = self._sanity(victim)
             if gate is not None:
@@ -152,7 +169,12 @@ class _Chain:
                 fresh_head=False,
             )
             yield "finetuned", extractor
-        yield "evaluation", self._evaluation("evaluation", _trained(extractor), judge=judge)
+        final = _trained(extractor)
+        if described is not None:
+            aligned = self._aligned(described, extractor, words, sentences)
+            yield "aligned", aligned
+            final = _trained(aligned, "model/{language}")
+        yield "evaluation", self._evaluation("evaluation", final, judge=judge)
 
     def _corpus(self, corpus: Corpus) -> Stage:
         spec = self.spec
@@ -321,6 +343,72 @@ class _Chain:
         }
         return Stage(name, config, build, inputs)
 
+    @cached_property
+    def others(self) -> tuple[Language, ...]:
+        """The languages of all evaluation sets, but English."""
+        used = {one for _, languages in self.sets.values() for one in languages}
+        return tuple(one for one in LANGUAGES if one in used and one != "en")
+
+    def _words(self, how: BiLstm) -> Stage:
+        """Word vectors and tokenizer of a BiLSTM in each language."""
+        spec, languages = self.spec, ("en", *self.others)
+        config = {**_plain(how, "parallel", "alignment"), "languages": languages}
+        if how.embeddings.source == "files":
+            config["embeddings"]["path"] = hash_files(
+                {one: wordvectors.file(how.embeddings, one, spec.root) for one in languages}
+            )
+        else:
+            config["seed"] = spec.seed
+        return Stage(
+            "bilstm",
+            config,
+            lambda target, _, tell: wordvectors.build(target, how, languages, spec, tell),
+        )
+
+    def _parallel(self, how: BiLstm) -> Stage:
+        """Sentences and their translations."""
+        spec, parallel, languages = self.spec, how.parallel, self.others
+        config = {**_plain(parallel), "languages": languages}
+        if parallel.source == "files":
+            found = {
+                f"{one}.{name}": path
+                for one in languages
+                for name, path in alignment.files(parallel, one, spec.root).items()
+            }
+            config |= {"path": hash_files(found), "english": parallel.english is not None}
+        else:
+            config["seed"] = spec.seed
+        return Stage(
+            "parallel",
+            config,
+            lambda target, _, tell: alignment.build_parallel(
+                target, parallel, languages, spec.root, spec.seed, tell
+            ),
+        )
+
+    def _aligned(self, how: BiLstm, english: Stage, words: Stage, sentences: Stage) -> Stage:
+        """The English BiLSTM, and one aligned to it for each other language."""
+        spec, languages = self.spec, self.others
+        seed = spec.extractor.training.seed
+        seed = spec.seed if seed is None else seed
+
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+            return alignment.build(
+                target,
+                given["model"],
+                given["words"],
+                given["parallel"],
+                languages,
+                how.alignment,
+                seed,
+                spec.resources,
+                tell,
+            )
+
+        config = {"alignment": _plain(how.alignment), "languages": languages, "seed": seed}
+        inputs = {"model": english, "words": words, "parallel": sentences}
+        return Stage("aligned", config, build, inputs)
+
     def _evaluation(
         self, name: str, model: _Encoder, english_only: bool = False, judge: Stage | None = None
     ) -> Stage:
@@ -412,12 +500,12 @@ class _Chain:
         return _Encoder({"hub": name, "revision": source.revision}, {}, lambda _: source)
 
 
-def _trained(stage: Stage) -> _Encoder:
+def _trained(stage: Stage, folder: str = "model") -> _Encoder:
     """The model that a training stage leaves behind; it names its own labels."""
     return _Encoder(
         {"trained": stage.name},
         {"model": stage},
-        lambda given: models.Source(artifact=given["model"]),
+        lambda given: models.Source(artifact=given["model"], folder=folder),
     )
 
 

@@ -104,6 +104,10 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
         if spec.real.placement != "after" and spec.real.fraction:
             parts.append((round(spec.real.fraction * real), TOKENS_PER_REAL_PAIR))
         return _training(spec, spec.extractor, spec.extractor.training, parts)
+    if role == "aligned":
+        assert spec.extractor.bilstm is not None
+        count = len(row.stages[role].config["languages"])
+        return Work(f"{count} languages x {spec.extractor.bilstm.alignment.steps:,} steps")
     if role in ("evaluation", "victim_evaluation"):
         model = spec.extractor if role == "evaluation" else spec.victim
         pairs = sum(

@@ -13,6 +13,17 @@ often.
 
 from raythief.config.api import Api
 from raythief.config.base import LABELS, LANGUAGES, Label, Language, Precision, Section
+from raythief.config.bilstm import (
+    BILSTM,
+    Alignment,
+    BiLstm,
+    FilesParallel,
+    FilesVectors,
+    MiniatureParallel,
+    MiniatureVectors,
+    Parallel,
+    Vectors,
+)
 from raythief.config.loading import Variant, expand, load, merge, nest, validate
 from raythief.config.operation import (
     Choice,
@@ -53,11 +64,14 @@ from raythief.config.stages import (
 )
 
 __all__ = [
+    "BILSTM",
     "DATA_ROOT_VARIABLE",
     "HELD_OUT",
     "LABELS",
     "LANGUAGES",
+    "Alignment",
     "Api",
+    "BiLstm",
     "Choice",
     "Corpus",
     "Costs",
@@ -65,6 +79,8 @@ __all__ = [
     "Extractor",
     "FilesCorpus",
     "FilesPairs",
+    "FilesParallel",
+    "FilesVectors",
     "HubCorpus",
     "HubPairs",
     "Inference",
@@ -73,8 +89,11 @@ __all__ = [
     "Miniature",
     "MiniatureCorpus",
     "MiniaturePairs",
+    "MiniatureParallel",
+    "MiniatureVectors",
     "Model",
     "Pairs",
+    "Parallel",
     "Precision",
     "Queries",
     "Real",
@@ -89,6 +108,7 @@ __all__ = [
     "Training",
     "TrainingWorkers",
     "Variant",
+    "Vectors",
     "Victim",
     "Vocabulary",
     "Workers",

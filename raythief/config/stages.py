@@ -16,6 +16,7 @@ from raythief.config.base import (
     each_once,
     folder_names,
 )
+from raythief.config.bilstm import BILSTM, BiLstm
 from raythief.config.sources import HubPairs, Pairs
 
 
@@ -180,9 +181,20 @@ class Extractor(Model):
     """The thief's model: a pre-trained encoder that is fine-tuned on the victim's labels."""
 
     model: str = "FacebookAI/xlm-roberta-large"
-    """Hub id, folder (absolute or relative to `data_root`), or `miniature:multilingual`."""
+    """Hub id, folder (absolute or relative to `data_root`), `miniature:multilingual`, or `bilstm`
+    for the baseline that `bilstm` describes."""
     training: Training = Training()
     """How it is fine-tuned."""
+    bilstm: BiLstm | None = None
+    """The BiLSTM baseline; used only where `model` is `bilstm`."""
+
+    @model_validator(mode="after")
+    def _bilstm_is_described(self) -> Extractor:
+        if self.model == BILSTM and self.bilstm is None:
+            raise ValueError(
+                "model `bilstm` needs the section `bilstm`, with `embeddings` and `parallel`"
+            )
+        return self
 
 
 class Real(Section):

@@ -336,6 +336,20 @@ def pairs(count: int, seed: int, languages: Sequence[str]) -> dict[str, list[tup
     return items
 
 
+def parallel(count: int, seed: int, languages: Sequence[str]) -> dict[str, list[str]]:
+    """`count` sentences in each language, translations of each other; no item of `pairs` is drawn.
+
+    Raises ValueError for an unknown language.
+    """
+    require_known(languages)
+    rng = generator(seed, "parallel")
+    tellings = [tell(draw_scene(rng), rng) for _ in range(count)]
+    return {
+        language: [say(arrange(telling, language), language) for telling in tellings]
+        for language in languages
+    }
+
+
 if __name__ == "__main__":
     for code, rows in pairs(6, 0, ("en", "de", "hi")).items():
         for row in rows:

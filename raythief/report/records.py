@@ -26,8 +26,11 @@ STAGES = (
     "victim_evaluation",
     "queries",
     "labels",
+    "bilstm",
+    "parallel",
     "extractor",
     "finetuned",
+    "aligned",
     "evaluation",
 )
 """Stages of a row in the order in which they are shown."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from raythief import cli, config, paper, runs, sweep
+from raythief.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
@@ -34,12 +35,34 @@ def test_stages_are_planned_without_network_or_data(name: str) -> None:
         assert {"extractor", "evaluation", "victim_evaluation"} <= set(row.stages)
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "vocabulary"])
+@pytest.mark.parametrize("name", ["table1", "table2", "table2_bilstm", "vocabulary"])
 def test_rows_of_the_paper_are_known_by_their_names(name: str) -> None:
     spec = config.load(ROOT / "jobs" / f"{name}.yaml")
-    assert spec.paper == name
+    assert spec.paper == name.removesuffix("_bilstm")
     for variant in spec.variants:
-        assert paper.find(name, variant) is not None, variant
+        assert paper.find(spec.paper, variant) is not None, variant
+
+
+def test_table_2_has_all_rows_of_the_paper_once_the_bilstms_files_are_there() -> None:
+    spec = config.load(ROOT / "jobs" / "table2_bilstm.yaml")
+    assert set(spec.variants) == {row.name for row in paper.TABLE2}
+
+
+def test_without_files_of_ones_own_the_bilstms_row_says_what_lacks(tmp_path: Path) -> None:
+    file = ROOT / "jobs" / "table2_bilstm.yaml"
+    spec = config.load(file, [f"data_root={tmp_path}"])
+    with pytest.raises(UserError) as caught:
+        runs.rows(spec)
+    assert str(caught.value) == (
+        "extractor.bilstm.embeddings.path: there is no file "
+        f"{tmp_path}/vectors/wiki.en.align.vec; put the vectors of `en` there"
+    )
+    others = runs.rows(config.load(ROOT / "jobs" / "table2.yaml"))
+    names = [row.variant.name for row in others]
+    same = runs.rows(spec, names)
+    assert [row.stages["evaluation"].fingerprint for row in same] == [
+        row.stages["evaluation"].fingerprint for row in others
+    ]
 
 
 def test_table_2_buys_one_set_of_labels() -> None:

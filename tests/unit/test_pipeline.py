@@ -223,6 +223,113 @@ def test_a_seed_of_ones_own_does_not_follow_the_specs():
     assert prints(PAPER, **pinned) == prints(PAPER, **pinned, seed=1)
 
 
+# --- the BiLSTM baseline ----------------------------------------------------------------------
+
+BILSTM: dict[str, Any] = merge(
+    SMALL,
+    nest(
+        {
+            "extractor.model": "bilstm",
+            "extractor.bilstm": {
+                "embeddings": {"source": "miniature"},
+                "parallel": {"source": "miniature"},
+            },
+            "real": {"fraction": 1.0, "placement": "only"},
+            "evaluation.sets.xnli.languages": ["en", "hi", "de"],
+        }
+    ),
+)
+AFTER_ALIGNMENT = {"aligned", "evaluation"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "roles"),
+    [
+        ({"hidden": 7}, {"bilstm", "extractor"} | AFTER_ALIGNMENT),
+        ({"embeddings__noise": 0.3}, {"bilstm", "extractor"} | AFTER_ALIGNMENT),
+        ({"parallel__count": 9}, {"parallel"} | AFTER_ALIGNMENT),
+        ({"alignment__contrast": 0.1}, AFTER_ALIGNMENT),
+        ({"alignment__tune_words": True}, AFTER_ALIGNMENT),
+    ],
+    ids=str,
+)
+def test_a_bilstm_is_made_anew_as_far_as_a_change_reaches(changes: dict[str, Any], roles: set[str]):
+    dotted = {f"extractor__bilstm__{name}": value for name, value in changes.items()}
+    assert changed(BILSTM, **dotted) == roles
+
+
+def test_a_bilstm_learns_from_queries_too_and_is_aligned_last():
+    made = list(pipeline.stages(spec(BILSTM, real__placement="after", real__fraction=0.1)))
+    assert made.index("labels") < made.index("extractor") < made.index("finetuned")
+    assert made[-2:] == ["aligned", "evaluation"]
+
+
+def test_other_extractors_do_not_see_the_section_of_the_bilstm():
+    section = {"bilstm": BILSTM["extractor"]["bilstm"]}
+    assert prints(extractor=merge(SMALL["extractor"], section)) == prints()
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        (
+            {"extractor__bilstm": None},
+            "extractor: model `bilstm` needs the section `bilstm`, with `embeddings` and",
+        ),
+        (
+            {"extractor__bilstm__embeddings": {"source": "files", "path": "wiki.en.vec"}},
+            "extractor.bilstm.embeddings.path: needs `{language}` in it",
+        ),
+        (
+            {"extractor__bilstm__parallel": {"source": "files", "path": "all.parquet"}},
+            "extractor.bilstm.parallel.path: needs `{language}` in it",
+        ),
+        ({"extractor__bilstm__alignment__contrast": 0.5}, "extractor.bilstm.alignment.contrast: "),
+    ],
+    ids=str,
+)
+def test_a_bilstm_that_is_not_described_is_refused(changes: dict[str, Any], fault: str):
+    with pytest.raises(UserError) as caught:
+        spec(BILSTM, **changes)
+    assert fault in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bilstms_files_enter_by_their_content(tmp_path: Path):
+    for language in ("en", "de", "hi"):
+        (tmp_path / f"{language}.vec").write_text(f"1 2\n{language} 1 2\n")
+        (tmp_path / f"{language}.txt").write_text("a\nb\n")
+        (tmp_path / f"{language}-en.txt").write_text("a\nb\n")
+    own = merge(
+        BILSTM,
+        nest(
+            {
+                "data_root": str(tmp_path),
+                "extractor.bilstm.embeddings": {"source": "files", "path": "{language}.vec"},
+                "extractor.bilstm.parallel": {
+                    "source": "files",
+                    "path": "{language}.txt",
+                    "english": "{language}-en.txt",
+                },
+            }
+        ),
+    )
+
+    def roles(file: str) -> set[str]:
+        before = prints(own)
+        with (tmp_path / file).open("a") as end:
+            end.write("more\n")
+        after = prints(own)
+        return {role for role in before if before[role] != after[role]}
+
+    assert roles("hi.vec") == {"bilstm", "extractor"} | AFTER_ALIGNMENT
+    assert roles("hi.txt") == roles("de-en.txt") == {"parallel"} | AFTER_ALIGNMENT
+    assert roles("en.txt") == set()  # English needs no translation
+    (tmp_path / "de-en.txt").unlink()
+    with pytest.raises(UserError, match=r"extractor\.bilstm\.parallel\.english: .*de-en\.txt"):
+        prints(own)
+
+
 # --- files of one's own -----------------------------------------------------------------------
 
 

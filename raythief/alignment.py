@@ -1,0 +1,362 @@
+"""Encoders of other languages, aligned to the English BiLSTM on parallel sentences.
+
+The method is that of Conneau et al. 2018 (X-BiLSTM-max): the English model learns the task; another
+language's encoder starts as the English one on the language's own word vectors, and learns to say
+of a sentence what the English encoder, which stays as it is, says of its translation. The
+classifier on top is the English one.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
+
+from raythief import cards, models, sharding
+from raythief.artifacts import Artifact
+from raythief.bilstm import BiLstmForNli
+from raythief.config import LANGUAGES, Alignment, FilesParallel, Language, Parallel, Resources
+from raythief.errors import UserError
+from raythief.progress import Tell
+
+FIELD = "extractor.bilstm.parallel"
+HELD_OUT = 500
+"""Sentences, at most and at most a tenth of them, on which an alignment is measured."""
+
+
+# --- parallel sentences -----------------------------------------------------------------------
+
+
+def files(parallel: FilesParallel, language: str, root: Path) -> dict[str, Path]:
+    """The files of a language by the field that names them.
+
+    Raises:
+        UserError: one is missing.
+    """
+    named = {"path": parallel.path, "english": parallel.english}
+    found = {
+        name: root / path.replace("{language}", language) for name, path in named.items() if path
+    }
+    for name, path in found.items():
+        if not path.is_file():
+            raise UserError(
+                f"{FIELD}.{name}: there is no file {path}; put parallel sentences of `{language}` "
+                "there"
+            )
+    return found
+
+
+def read(parallel: Parallel, language: str, root: Path, seed: int) -> pa.Table:
+    """Read the parallel sentences of a language; pairs of which one is blank are left out.
+
+    Args:
+        parallel: Where they come from.
+        language: Code of the language.
+        root: Folder from which relative paths start.
+        seed: Seed of the small world; files do not depend on it.
+
+    Returns:
+        Columns ``english`` and ``translation``, text, at least two rows.
+
+    Raises:
+        UserError: a file can not be read, lacks a column, two files differ in their number of
+            lines, or there are fewer than two sentences.
+    """
+    if isinstance(parallel, FilesParallel):
+        found = files(parallel, language, root)
+        two = (found["english"], found["path"]) if "english" in found else None
+        pairs = _lines(*two) if two else _rows(found["path"], language)
+        chosen = [pair for pair in islice(pairs, parallel.max_sentences) if all(pair)]
+        if len(chosen) < 2:
+            raise UserError(f"{FIELD}.path: {found['path']} holds fewer than two sentences")
+    else:
+        from raythief.miniature import world
+
+        told = world.parallel(parallel.count, seed, ["en", language])
+        chosen = list(zip(told["en"], told[language], strict=True))
+    english, translation = (list(side) for side in zip(*chosen, strict=True))
+    text = pa.string()
+    return pa.table(
+        {"english": pa.array(english, text), "translation": pa.array(translation, text)}
+    )
+
+
+def _lines(english: Path, other: Path) -> Iterator[tuple[str, str]]:
+    """Pairs of lines. Only ``\\n`` ends a line, as in the tools that write such files."""
+    try:
+        with english.open("rb") as ours, other.open("rb") as theirs:
+            for one, two in zip(ours, theirs, strict=True):
+                yield one.decode().strip(), two.decode().strip()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{FIELD}.path: {english} or {other} is not UTF-8 text: {error.reason}"
+        ) from None
+    except ValueError:  # zip's; a UnicodeDecodeError is one too
+        raise UserError(
+            f"{FIELD}.path: {other} has not as many lines as {english}; line by line they must be "
+            "translations"
+        ) from None
+
+
+def _rows(path: Path, language: str) -> Iterator[tuple[str, str]]:
+    try:
+        table = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError):
+        raise UserError(
+            f"{FIELD}.path: {path} can not be read as parquet; for plain text name the English "
+            f"file in {FIELD}.english"
+        ) from None
+    for column in ("en", language):
+        if column not in table.schema_arrow.names:
+            raise UserError(f"{FIELD}.path: {path} has no column `{column}`")
+    for batch in table.iter_batches(columns=["en", language]):
+        ours, theirs = (batch.column(name).to_pylist() for name in ("en", language))
+        for one, two in zip(ours, theirs, strict=True):
+            yield (one or "").strip(), (two or "").strip()
+
+
+def build_parallel(
+    target: Artifact,
+    parallel: Parallel,
+    languages: Sequence[Language],
+    root: Path,
+    seed: int,
+    tell: Tell,
+) -> dict[str, Any]:
+    """Write each language's sentences, as ``read`` gives them, to ``LANGUAGE.parquet``."""
+    counts = {}
+    for i, language in enumerate(languages):
+        table = read(parallel, language, root, seed)
+        target.write_table(f"{language}.parquet", table)
+        counts[language] = table.num_rows
+        tell(i + 1, len(languages), language)
+    return {"sentences": counts}
+
+
+# --- alignment --------------------------------------------------------------------------------
+
+
+def loss(english: torch.Tensor, other: torch.Tensor, shift: int, contrast: float) -> torch.Tensor:
+    """Mean of d(x, y) - contrast * (d(x', y) + d(x, y')), d being the Euclidean distance.
+
+    Args:
+        english: Vectors x, shape [sentences, size].
+        other: Vectors y of their translations, of the same shape.
+        shift: How many rows further x' and y' stand, 1 to sentences - 1.
+        contrast: Weight of the distances that are to grow.
+    """
+    near = distance(english, other)
+    far = distance(english.roll(shift, 0), other) + distance(english, other.roll(shift, 0))
+    return (near - contrast * far).mean()
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Euclidean distance of rows, shape [rows]; its gradient is finite where two are equal."""
+    return ((one - other).square().sum(-1) + 1e-12).sqrt()
+
+
+class Reader:
+    """A tokenizer and an encoder: text in, vectors out."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, model: BiLstmForNli, max_tokens: int
+    ) -> None:
+        self.tokenizer, self.model, self.max_tokens = tokenizer, model, max_tokens
+
+    def __call__(self, sentences: Sequence[str]) -> torch.Tensor:
+        """Vectors of sentences, shape [sentences, 2 * hidden]."""
+        batch = self.tokenizer(
+            list(sentences),
+            truncation=True,
+            max_length=self.max_tokens,
+            padding=True,
+            return_tensors="pt",
+        ).to(self.model.device)
+        vectors: torch.Tensor = self.model.encoder(
+            batch["input_ids"], batch["attention_mask"].sum(1)
+        )
+        return vectors
+
+
+def start(english: BiLstmForNli, folder: Path) -> BiLstmForNli:
+    """The English model on the word vectors of a language's folder."""
+    name = "encoder.embeddings.weight"
+    words = load_file(folder / "model.safetensors")[name]
+    config = copy.deepcopy(english.config)
+    config.vocab_size = len(words)
+    model = BiLstmForNli(config)
+    model.load_state_dict({**english.state_dict(), name: words})
+    return model
+
+
+def align(
+    english: Reader, other: Reader, sentences: pa.Table, how: Alignment, seed: list[int]
+) -> dict[str, Any]:
+    """Train the other language's LSTM in place; all else stays as it is.
+
+    Args:
+        english: Reads English.
+        other: Reads the other language.
+        sentences: Columns ``english`` and ``translation``; the last ones are held out.
+        how: Steps, rate and so on.
+        seed: Decides which sentences a step sees, and what they are set against.
+
+    Returns:
+        ``sentences`` trained on, ``steps``, ``loss`` (mean over the last tenth), and ``before``
+        and ``after``, each ``found``: the share of the held-out sentences to which, of all those in
+        English, their own translation is nearest.
+    """
+    held = max(1, min(HELD_OUT, sentences.num_rows // 10))
+    count = sentences.num_rows - held
+    english.model.requires_grad_(False)
+    other.model.requires_grad_(False)
+    other.model.encoder.lstm.requires_grad_(True)
+    other.model.encoder.embeddings.requires_grad_(how.tune_words)
+    trained = [weights for weights in other.model.parameters() if weights.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=how.learning_rate)
+    before = _found(english, other, sentences.slice(count))
+    losses = []
+    batches = _batches(count, how.batch_size, np.random.default_rng(seed))
+    for step, (rows, shift) in enumerate(islice(batches, how.steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = how.learning_rate * (1 - step / how.steps)
+        batch = sentences.take(pa.array(rows))
+        with torch.no_grad():
+            ours = english(batch["english"].to_pylist())
+        now = loss(ours, other(batch["translation"].to_pylist()), shift, how.contrast)
+        optimizer.zero_grad(set_to_none=True)
+        now.backward()
+        optimizer.step()
+        losses.append(now.detach())
+    other.model.encoder.embeddings.requires_grad_(False)
+    return {
+        "sentences": count,
+        "steps": how.steps,
+        "loss": float(torch.stack(losses[-max(1, how.steps // 10) :]).mean()),
+        "before": {"found": before},
+        "after": {"found": _found(english, other, sentences.slice(count))},
+    }
+
+
+def _batches(
+    count: int, size: int, rng: np.random.Generator
+) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Rows of each step, in passes through all of them, and how far others are shifted."""
+    size = min(size, count)
+    while True:
+        order = rng.permutation(count)
+        for first in range(0, count - size + 1, size):
+            yield order[first : first + size], int(rng.integers(1, max(2, size)))
+
+
+@torch.no_grad()
+def _found(english: Reader, other: Reader, held: pa.Table) -> float:
+    ours, theirs = english(held["english"].to_pylist()), other(held["translation"].to_pylist())
+    nearest = torch.cdist(theirs, ours).argmin(1)
+    return float((nearest == torch.arange(len(nearest), device=nearest.device)).float().mean())
+
+
+# --- the stage --------------------------------------------------------------------------------
+
+
+def build(
+    target: Artifact,
+    english: Artifact,
+    words: Artifact,
+    parallel: Artifact,
+    languages: Sequence[Language],
+    how: Alignment,
+    seed: int,
+    resources: Resources,
+    tell: Tell,
+) -> dict[str, Any]:
+    """Align every language, each a Ray task of its own.
+
+    A language's result is written when its model lies there whole, so a run that was killed goes
+    on with the languages that have none. Within a language it begins anew.
+
+    Args:
+        target: Artifact that receives ``model/LANGUAGE``, English as it was trained.
+        english: The trained English model.
+        words: Folders with each language's word vectors and tokenizer.
+        parallel: Parallel sentences of each language.
+        languages: The languages but English.
+        how: Steps, rate and so on.
+        seed: Seed; each language has a stream of its own.
+        resources: Of the training; each task takes as much as one of its workers.
+        tell: Told the languages that are done.
+    """
+    target.upload(english.local("model"), "model/en")
+    task = _align_one.options(
+        num_cpus=resources.training.cpus,
+        num_gpus=sharding.gpus(resources.training),
+        max_retries=resources.restarts,
+    )
+    missing = [one for one in languages if _result(target, one) is None]
+    running = [
+        task.remote(target, english, words, parallel, one, how, seed, resources.training.cpus)
+        for one in missing
+    ]
+    tell(len(languages) - len(missing), len(languages))
+    while running:
+        [ready], running = ray.wait(running)
+        language = ray.get(ready)
+        tell(len(languages) - len(running), len(languages), language)
+    found = {language: _result(target, language) for language in languages}
+    return {"languages": found}
+
+
+def _result(target: Artifact, language: str) -> dict[str, Any] | None:
+    """What a language's alignment came to; None if it has not been done."""
+    text = target.storage.read_bytes(f"{target.path}/{language}.json")
+    found: dict[str, Any] | None = None if text is None else json.loads(text)
+    return found
+
+
+@ray.remote
+def _align_one(
+    target: Artifact,
+    english: Artifact,
+    words: Artifact,
+    parallel: Artifact,
+    language: Language,
+    how: Alignment,
+    seed: int,
+    cpus: float,
+) -> str:
+    """Align one language and write its model; returns the language."""
+    torch.set_num_threads(max(1, int(cpus)))
+    device, own = models.device(), words.local(language)
+    source = english.local("model")
+    ours = models.classifier(source).to(device).eval()
+    assert isinstance(ours, BiLstmForNli), f"{source} is no BiLSTM"
+    theirs = start(ours, own).to(device)
+    tokenizer = models.tokenizer(own)
+    found = align(
+        Reader(models.tokenizer(source), ours, how.max_tokens),
+        Reader(tokenizer, theirs, how.max_tokens),
+        parallel.read_table(f"{language}.parquet"),
+        how,
+        [seed, LANGUAGES.index(language)],
+    )
+    found["device"] = models.name_of(device)
+    with tempfile.TemporaryDirectory() as scratch:
+        theirs.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        (Path(scratch) / "README.md").write_text(cards.aligned(language, found), encoding="utf-8")
+        target.upload(Path(scratch), f"model/{language}")
+    target.write(f"{language}.json", json.dumps(found).encode())
+    return language

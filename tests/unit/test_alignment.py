@@ -1,0 +1,257 @@
+"""Alignment: its loss and its input by hand, and what it does in the small world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from raythief import alignment, bilstm, encoding, models, wordvectors
+from raythief.config import (
+    LABELS,
+    Alignment,
+    FilesParallel,
+    MiniatureParallel,
+    MiniatureVectors,
+)
+from raythief.errors import UserError
+from raythief.miniature import world
+
+# --- the loss ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shift", "contrast"), [(1, 0.25), (2, 0.25), (1, 0.0)])
+def test_the_loss_is_that_of_the_formula(shift: int, contrast: float):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 3, 4)).astype(np.float32)
+
+    def d(a: np.ndarray, b: np.ndarray) -> float:
+        return float(sum((one - two) ** 2 for one, two in zip(a, b, strict=True)) ** 0.5)
+
+    expected = 0.0
+    for i in range(3):
+        other = (i - shift) % 3
+        far = d(x[other], y[i]) + d(x[i], y[other])
+        expected += (d(x[i], y[i]) - contrast * far) / 3
+    found = alignment.loss(torch.from_numpy(x), torch.from_numpy(y), shift, contrast)
+    assert float(found) == pytest.approx(expected, abs=1e-5)
+
+
+def test_equal_vectors_have_a_gradient():
+    one = torch.ones(2, 3, requires_grad=True)
+    alignment.distance(one, torch.ones(2, 3)).sum().backward()
+    assert one.grad is not None
+    assert bool(one.grad.isfinite().all())
+
+
+def test_no_sentence_is_set_against_itself_and_each_pass_shows_all():
+    batches = alignment._batches(10, 5, np.random.default_rng(0))
+    first, second = ([next(batches) for _ in range(2)] for _ in range(2))
+    for epoch in (first, second):
+        assert sorted(np.concatenate([rows for rows, _ in epoch]).tolist()) == list(range(10))
+        assert all(1 <= shift < 5 for _, shift in epoch)
+    assert [rows.tolist() for rows, _ in first] != [rows.tolist() for rows, _ in second]
+
+
+# --- parallel sentences -----------------------------------------------------------------------
+
+TEXT = FilesParallel(source="files", path="{language}-en.{language}", english="{language}-en.en")
+PARQUET = FilesParallel(source="files", path="{language}.parquet")
+
+
+def text(root: Path, english: str, german: str) -> None:
+    (root / "de-en.en").write_bytes(english.encode())
+    (root / "de-en.de").write_bytes(german.encode())
+
+
+def test_lines_of_two_files_are_translations_and_blank_ones_are_left_out(tmp_path: Path):
+    text(tmp_path, "one\n\nthree\u2028still\n four \n", "eins\nzwei\ndrei\r\nvier")
+    table = alignment.read(TEXT, "de", tmp_path, 0)
+    assert table.to_pylist() == [
+        {"english": "one", "translation": "eins"},
+        {"english": "three\u2028still", "translation": "drei"},
+        {"english": "four", "translation": "vier"},
+    ]
+    fewer = TEXT.model_copy(update={"max_sentences": 3})
+    assert alignment.read(fewer, "de", tmp_path, 0).num_rows == 2
+
+
+def test_two_columns_are_translations(tmp_path: Path):
+    table = pa.table({"de": ["eins", "zwei", None], "en": ["one", "two", "three"], "n": [1, 2, 3]})
+    pq.write_table(table, tmp_path / "de.parquet")
+    assert alignment.read(PARQUET, "de", tmp_path, 0).to_pylist() == [
+        {"english": "one", "translation": "eins"},
+        {"english": "two", "translation": "zwei"},
+    ]
+
+
+def test_the_small_worlds_sentences_are_the_same_in_each_language(tmp_path: Path):
+    parallel = MiniatureParallel(source="miniature", count=50)
+    german, hindi = (alignment.read(parallel, one, tmp_path, 3) for one in ("de", "hi"))
+    assert german["english"] == hindi["english"]
+    assert german["translation"] != hindi["translation"]
+    words = {c.words["de"]: c.words["en"] for c in world.lexicon().values() if "de" in c.words}
+    for row in german.to_pylist():  # German orders words as English does
+        assert len(row["english"].split()) == len(row["translation"].split())
+    assert set(words) >= {word for one in german["translation"].to_pylist() for word in one.split()}
+
+
+@pytest.mark.parametrize(
+    ("english", "german", "fault"),
+    [
+        ("one\ntwo\n", "eins\nzwei\ndrei\n", "de-en.de has not as many lines as "),
+        ("one\ntwo\nthree\n", "eins\nzwei\n", "de-en.de has not as many lines as "),
+        ("one\n\n", "eins\nzwei\n", "de-en.de holds fewer than two sentences"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(tmp_path: Path, english: str, german: str, fault: str):
+    text(tmp_path, english, german)
+    with pytest.raises(UserError) as caught:
+        alignment.read(TEXT, "de", tmp_path, 0)
+    assert str(caught.value).startswith("extractor.bilstm.parallel.path: ")
+    assert fault in str(caught.value)
+
+
+def test_files_of_another_kind_are_refused(tmp_path: Path):
+    (tmp_path / "de-en.en").write_text("one\ntwo\n")
+    (tmp_path / "de-en.de").write_bytes(b"\xff\n\xfe\n")
+    with pytest.raises(UserError, match="is not UTF-8 text"):
+        alignment.read(TEXT, "de", tmp_path, 0)
+    (tmp_path / "de.parquet").write_text("one\teins\n")
+    with pytest.raises(UserError, match=r"for plain text name .* in .*parallel\.english"):
+        alignment.read(PARQUET, "de", tmp_path, 0)
+    pq.write_table(pa.table({"en": ["a"], "target": ["b"]}), tmp_path / "de.parquet")
+    with pytest.raises(UserError, match="has no column `de`"):
+        alignment.read(PARQUET, "de", tmp_path, 0)
+
+
+def test_a_missing_file_is_told_with_its_field(tmp_path: Path):
+    with pytest.raises(UserError, match=r"^extractor\.bilstm\.parallel\.path: .*de-en\.de; put"):
+        alignment.files(TEXT, "de", tmp_path)
+    (tmp_path / "de-en.de").touch()
+    with pytest.raises(UserError, match=r"^extractor\.bilstm\.parallel\.english: .*de-en\.en; put"):
+        alignment.files(TEXT, "de", tmp_path)
+
+
+# --- what it does -----------------------------------------------------------------------------
+
+LANGUAGES = ("en", "de", "hi")
+
+
+@dataclass
+class Trained:
+    """An English BiLSTM that knows the small world's task, and the languages' folders."""
+
+    folder: Path
+    model: bilstm.BiLstmForNli
+
+    def reader(self, language: str, model: bilstm.BiLstmForNli) -> alignment.Reader:
+        return alignment.Reader(models.tokenizer(self.folder / language), model, 64)
+
+    def accuracy(self, model: bilstm.BiLstmForNli, language: str) -> float:
+        rows = world.pairs(400, 2, LANGUAGES)[language]
+        return float((predictions(self, model, language, rows) == gold(rows)).mean())
+
+
+def gold(rows: Sequence[tuple[str, str, str]]) -> np.ndarray:
+    return np.array([LABELS.index(label) for _, _, label in rows])
+
+
+@torch.no_grad()
+def predictions(
+    trained: Trained,
+    model: bilstm.BiLstmForNli,
+    language: str,
+    rows: Sequence[tuple[str, str, str]],
+) -> np.ndarray:
+    tokenizer = models.tokenizer(trained.folder / language)
+    data = encoding.encode(tokenizer, [row[0] for row in rows], [row[1] for row in rows], 64)
+    logits = model.eval()(**data.batch(np.arange(len(rows)), torch.device("cpu"))).logits
+    return logits.argmax(-1).numpy()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("words")
+    how = MiniatureVectors(source="miniature", size=32, documents=8000, noise=0.2)
+    for language, (words, vectors) in wordvectors.miniature(how, LANGUAGES, 0).items():
+        (folder / language).mkdir()
+        bilstm.write(
+            folder / language, words, vectors, language, hidden_size=32, head_size=32, dropout=0.1
+        )
+    model = models.fresh_classifier(folder / "en", seed=0)
+    rows = world.pairs(4000, 1, ["en"])["en"]
+    tokenizer = models.tokenizer(folder / "en")
+    data = encoding.encode(tokenizer, [row[0] for row in rows], [row[1] for row in rows], 64)
+    labels, order = torch.from_numpy(gold(rows)), np.random.default_rng(0)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    for _ in range(250):
+        chosen = order.integers(0, len(rows), 32)
+        model(**data.batch(chosen, torch.device("cpu")), labels=labels[chosen]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return Trained(folder, model.eval())
+
+
+HOW = Alignment(steps=150, batch_size=32, learning_rate=5e-3)
+
+
+def aligned(trained: Trained, language: str, **changes: object):
+    """The model as it starts, the model after the alignment, and what this came to."""
+    parallel = alignment.read(
+        MiniatureParallel(source="miniature", count=1500), language, Path(), 0
+    )
+    start, model = (alignment.start(trained.model, trained.folder / language) for _ in range(2))
+    found = alignment.align(
+        trained.reader("en", trained.model),
+        trained.reader(language, model),
+        parallel,
+        HOW.model_copy(update=changes),
+        [0, 1],
+    )
+    return start, model, found
+
+
+@pytest.mark.parametrize("language", ["de", "hi"])
+def test_translations_come_nearer_and_the_task_is_done_better(trained: Trained, language: str):
+    start, model, found = aligned(trained, language)
+    before, after = trained.accuracy(start, language), trained.accuracy(model, language)
+    assert found["sentences"] == 1350
+    assert found["after"]["found"] > found["before"]["found"] + 0.2
+    assert after > before + 0.15
+    assert after > 0.7
+
+
+def test_the_english_model_stays_as_it_is_and_so_do_the_words(trained: Trained):
+    def copy(model: bilstm.BiLstmForNli) -> dict[str, torch.Tensor]:
+        return {name: weights.clone() for name, weights in model.state_dict().items()}
+
+    english = copy(trained.model)
+    start, model, _ = aligned(trained, "de", steps=3)
+    assert all(weights.equal(english[name]) for name, weights in copy(trained.model).items())
+    own = start.state_dict()
+    moved = {name for name, weights in model.state_dict().items() if not weights.equal(own[name])}
+    assert moved == {name for name in own if "lstm" in name}
+    german = models.classifier(trained.folder / "de").encoder.embeddings.weight
+    assert own["encoder.embeddings.weight"].equal(german)
+
+
+def test_the_words_move_where_the_spec_says_so(trained: Trained):
+    start, model, _ = aligned(trained, "de", steps=3, tune_words=True)
+    one, two = (made.encoder.embeddings.weight for made in (start, model))
+    assert not one.equal(two)
+    assert not two.requires_grad
+
+
+def test_the_same_seed_gives_the_same_weights(trained: Trained):
+    (_, one, told), (_, two, again) = (aligned(trained, "hi", steps=5) for _ in range(2))
+    assert told == again
+    for name, weights in one.state_dict().items():
+        assert weights.equal(two.state_dict()[name]), name
