@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 from numpy.typing import NDArray
@@ -28,125 +27,11 @@ from transformers import PreTrainedTokenizerBase
 from raythief import cards, models, sharding
 from raythief.artifacts import Artifact
 from raythief.bilstm import BiLstmForNli
-from raythief.config import LANGUAGES, Alignment, FilesParallel, Language, Parallel, Resources
-from raythief.errors import UserError
+from raythief.config import LANGUAGES, Alignment, Language, Resources
 from raythief.progress import Tell
 
-FIELD = "extractor.bilstm.parallel"
 HELD_OUT = 500
 """Sentences, at most and at most a tenth of them, on which an alignment is measured."""
-
-
-# --- parallel sentences -----------------------------------------------------------------------
-
-
-def files(parallel: FilesParallel, language: str, root: Path) -> dict[str, Path]:
-    """The files of a language by the field that names them.
-
-    Raises:
-        UserError: one is missing.
-    """
-    named = {"path": parallel.path, "english": parallel.english}
-    found = {
-        name: root / path.replace("{language}", language) for name, path in named.items() if path
-    }
-    for name, path in found.items():
-        if not path.is_file():
-            raise UserError(
-                f"{FIELD}.{name}: there is no file {path}; put parallel sentences of `{language}` "
-                "there"
-            )
-    return found
-
-
-def read(parallel: Parallel, language: str, root: Path, seed: int) -> pa.Table:
-    """Read the parallel sentences of a language; pairs of which one is blank are left out.
-
-    Args:
-        parallel: Where they come from.
-        language: Code of the language.
-        root: Folder from which relative paths start.
-        seed: Seed of the small world; files do not depend on it.
-
-    Returns:
-        Columns ``english`` and ``translation``, text, at least two rows.
-
-    Raises:
-        UserError: a file can not be read, lacks a column, two files differ in their number of
-            lines, or there are fewer than two sentences.
-    """
-    if isinstance(parallel, FilesParallel):
-        found = files(parallel, language, root)
-        two = (found["english"], found["path"]) if "english" in found else None
-        pairs = _lines(*two) if two else _rows(found["path"], language)
-        chosen = [pair for pair in islice(pairs, parallel.max_sentences) if all(pair)]
-        if len(chosen) < 2:
-            raise UserError(f"{FIELD}.path: {found['path']} holds fewer than two sentences")
-    else:
-        from raythief.miniature import world
-
-        told = world.parallel(parallel.count, seed, ["en", language])
-        chosen = list(zip(told["en"], told[language], strict=True))
-    english, translation = (list(side) for side in zip(*chosen, strict=True))
-    text = pa.string()
-    return pa.table(
-        {"english": pa.array(english, text), "translation": pa.array(translation, text)}
-    )
-
-
-def _lines(english: Path, other: Path) -> Iterator[tuple[str, str]]:
-    """Pairs of lines. Only ``\\n`` ends a line, as in the tools that write such files."""
-    try:
-        with english.open("rb") as ours, other.open("rb") as theirs:
-            for one, two in zip(ours, theirs, strict=True):
-                yield one.decode().strip(), two.decode().strip()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{FIELD}.path: {english} or {other} is not UTF-8 text: {error.reason}"
-        ) from None
-    except ValueError:  # zip's; a UnicodeDecodeError is one too
-        raise UserError(
-            f"{FIELD}.path: {other} has not as many lines as {english}; line by line they must be "
-            "translations"
-        ) from None
-
-
-def _rows(path: Path, language: str) -> Iterator[tuple[str, str]]:
-    try:
-        table = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError):
-        raise UserError(
-            f"{FIELD}.path: {path} can not be read as parquet; for plain text name the English "
-            f"file in {FIELD}.english"
-        ) from None
-    for column in ("en", language):
-        if column not in table.schema_arrow.names:
-            raise UserError(f"{FIELD}.path: {path} has no column `{column}`")
-    for batch in table.iter_batches(columns=["en", language]):
-        ours, theirs = (batch.column(name).to_pylist() for name in ("en", language))
-        for one, two in zip(ours, theirs, strict=True):
-            yield (one or "").strip(), (two or "").strip()
-
-
-def build_parallel(
-    target: Artifact,
-    parallel: Parallel,
-    languages: Sequence[Language],
-    root: Path,
-    seed: int,
-    tell: Tell,
-) -> dict[str, Any]:
-    """Write each language's sentences, as ``read`` gives them, to ``LANGUAGE.parquet``."""
-    counts = {}
-    for i, language in enumerate(languages):
-        table = read(parallel, language, root, seed)
-        target.write_table(f"{language}.parquet", table)
-        counts[language] = table.num_rows
-        tell(i + 1, len(languages), language)
-    return {"sentences": counts}
-
-
-# --- alignment --------------------------------------------------------------------------------
 
 
 def loss(english: torch.Tensor, other: torch.Tensor, shift: int, contrast: float) -> torch.Tensor:
@@ -210,7 +95,7 @@ def align(
     Args:
         english: Reads English.
         other: Reads the other language.
-        sentences: Columns ``english`` and ``translation``; the last ones are held out.
+        sentences: As ``translations.read`` gives them; the last ones are held out.
         how: Steps, rate and so on.
         seed: Decides which sentences a step sees, and what they are set against.
 

@@ -34,6 +34,7 @@ from raythief import (
     preparation,
     sanity,
     training,
+    translations,
     wordvectors,
 )
 from raythief.api import Remote
@@ -373,7 +374,7 @@ class _Chain:
             found = {
                 f"{one}.{name}": path
                 for one in languages
-                for name, path in alignment.files(parallel, one, spec.root).items()
+                for name, path in translations.files(parallel, one, spec.root).items()
             }
             config |= {"path": hash_files(found), "english": parallel.english is not None}
         else:
@@ -381,7 +382,7 @@ class _Chain:
         return Stage(
             "parallel",
             config,
-            lambda target, _, tell: alignment.build_parallel(
+            lambda target, _, tell: translations.build(
                 target, parallel, languages, spec.root, spec.seed, tell
             ),
         )

@@ -65,7 +65,7 @@ class FilesParallel(Section):
     english: str | None = None
     """File of the same lines in English (`europarl/{language}-en.en`); null where `path` is
     parquet."""
-    max_sentences: int = Field(2_000_000, ge=2)
+    max_sentences: int = Field(2_000_000, ge=3)
     """Sentences that are taken of each language, the first ones."""
 
     _path = field_validator("path")(_names_the_language)
@@ -76,7 +76,7 @@ class MiniatureParallel(Section):
 
     source: Literal["miniature"]
     """Where the sentences come from."""
-    count: int = Field(8000, ge=2)
+    count: int = Field(8000, ge=3)
     """Number of sentences."""
 
 
@@ -101,8 +101,8 @@ class Alignment(Section):
     """Weight of the distances that are to grow (lambda); from 0.5 on nothing holds the vectors
     together."""
     tune_words: bool = False
-    """Also train the language's word vectors, which costs as much memory again as they take, three
-    times; false trains the LSTM alone."""
+    """Also train the language's word vectors (the English ones stay), which takes four times the
+    memory of the vectors; false trains the LSTM alone."""
     max_tokens: int = Field(128, ge=2)
     """Longest sentence in tokens; longer ones are cut."""
 
@@ -110,8 +110,9 @@ class Alignment(Section):
 class BiLstm(Section):
     """A bidirectional LSTM with maximum pooling on fixed word vectors, one for each language.
 
-    The English one is trained like any extractor. The other languages start from it, take their
-    own word vectors, and are aligned to it on parallel sentences.
+    As in Conneau et al. 2018 (X-BiLSTM-max): the English one is trained like any extractor. The
+    other languages start from it, take their own word vectors, and are aligned to it on parallel
+    sentences.
     """
 
     embeddings: Vectors

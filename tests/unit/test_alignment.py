@@ -7,20 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raythief import alignment, bilstm, encoding, models, wordvectors
-from raythief.config import (
-    LABELS,
-    Alignment,
-    FilesParallel,
-    MiniatureParallel,
-    MiniatureVectors,
-)
-from raythief.errors import UserError
+from raythief import alignment, bilstm, encoding, models, translations, wordvectors
+from raythief.config import LABELS, Alignment, MiniatureParallel, MiniatureVectors
 from raythief.miniature import world
 
 # --- the loss ---------------------------------------------------------------------------------
@@ -57,86 +48,6 @@ def test_no_sentence_is_set_against_itself_and_each_pass_shows_all():
         assert sorted(np.concatenate([rows for rows, _ in epoch]).tolist()) == list(range(10))
         assert all(1 <= shift < 5 for _, shift in epoch)
     assert [rows.tolist() for rows, _ in first] != [rows.tolist() for rows, _ in second]
-
-
-# --- parallel sentences -----------------------------------------------------------------------
-
-TEXT = FilesParallel(source="files", path="{language}-en.{language}", english="{language}-en.en")
-PARQUET = FilesParallel(source="files", path="{language}.parquet")
-
-
-def text(root: Path, english: str, german: str) -> None:
-    (root / "de-en.en").write_bytes(english.encode())
-    (root / "de-en.de").write_bytes(german.encode())
-
-
-def test_lines_of_two_files_are_translations_and_blank_ones_are_left_out(tmp_path: Path):
-    text(tmp_path, "one\n\nthree\u2028still\n four \n", "eins\nzwei\ndrei\r\nvier")
-    table = alignment.read(TEXT, "de", tmp_path, 0)
-    assert table.to_pylist() == [
-        {"english": "one", "translation": "eins"},
-        {"english": "three\u2028still", "translation": "drei"},
-        {"english": "four", "translation": "vier"},
-    ]
-    fewer = TEXT.model_copy(update={"max_sentences": 3})
-    assert alignment.read(fewer, "de", tmp_path, 0).num_rows == 2
-
-
-def test_two_columns_are_translations(tmp_path: Path):
-    table = pa.table({"de": ["eins", "zwei", None], "en": ["one", "two", "three"], "n": [1, 2, 3]})
-    pq.write_table(table, tmp_path / "de.parquet")
-    assert alignment.read(PARQUET, "de", tmp_path, 0).to_pylist() == [
-        {"english": "one", "translation": "eins"},
-        {"english": "two", "translation": "zwei"},
-    ]
-
-
-def test_the_small_worlds_sentences_are_the_same_in_each_language(tmp_path: Path):
-    parallel = MiniatureParallel(source="miniature", count=50)
-    german, hindi = (alignment.read(parallel, one, tmp_path, 3) for one in ("de", "hi"))
-    assert german["english"] == hindi["english"]
-    assert german["translation"] != hindi["translation"]
-    words = {c.words["de"]: c.words["en"] for c in world.lexicon().values() if "de" in c.words}
-    for row in german.to_pylist():  # German orders words as English does
-        assert len(row["english"].split()) == len(row["translation"].split())
-    assert set(words) >= {word for one in german["translation"].to_pylist() for word in one.split()}
-
-
-@pytest.mark.parametrize(
-    ("english", "german", "fault"),
-    [
-        ("one\ntwo\n", "eins\nzwei\ndrei\n", "de-en.de has not as many lines as "),
-        ("one\ntwo\nthree\n", "eins\nzwei\n", "de-en.de has not as many lines as "),
-        ("one\n\n", "eins\nzwei\n", "de-en.de holds fewer than two sentences"),
-    ],
-)
-def test_files_that_do_not_fit_are_refused(tmp_path: Path, english: str, german: str, fault: str):
-    text(tmp_path, english, german)
-    with pytest.raises(UserError) as caught:
-        alignment.read(TEXT, "de", tmp_path, 0)
-    assert str(caught.value).startswith("extractor.bilstm.parallel.path: ")
-    assert fault in str(caught.value)
-
-
-def test_files_of_another_kind_are_refused(tmp_path: Path):
-    (tmp_path / "de-en.en").write_text("one\ntwo\n")
-    (tmp_path / "de-en.de").write_bytes(b"\xff\n\xfe\n")
-    with pytest.raises(UserError, match="is not UTF-8 text"):
-        alignment.read(TEXT, "de", tmp_path, 0)
-    (tmp_path / "de.parquet").write_text("one\teins\n")
-    with pytest.raises(UserError, match=r"for plain text name .* in .*parallel\.english"):
-        alignment.read(PARQUET, "de", tmp_path, 0)
-    pq.write_table(pa.table({"en": ["a"], "target": ["b"]}), tmp_path / "de.parquet")
-    with pytest.raises(UserError, match="has no column `de`"):
-        alignment.read(PARQUET, "de", tmp_path, 0)
-
-
-def test_a_missing_file_is_told_with_its_field(tmp_path: Path):
-    with pytest.raises(UserError, match=r"^extractor\.bilstm\.parallel\.path: .*de-en\.de; put"):
-        alignment.files(TEXT, "de", tmp_path)
-    (tmp_path / "de-en.de").touch()
-    with pytest.raises(UserError, match=r"^extractor\.bilstm\.parallel\.english: .*de-en\.en; put"):
-        alignment.files(TEXT, "de", tmp_path)
 
 
 # --- what it does -----------------------------------------------------------------------------
@@ -205,7 +116,7 @@ HOW = Alignment(steps=150, batch_size=32, learning_rate=5e-3)
 
 def aligned(trained: Trained, language: str, **changes: object):
     """The model as it starts, the model after the alignment, and what this came to."""
-    parallel = alignment.read(
+    parallel = translations.read(
         MiniatureParallel(source="miniature", count=1500), language, Path(), 0
     )
     start, model = (alignment.start(trained.model, trained.folder / language) for _ in range(2))
