@@ -193,6 +193,8 @@ def test_a_script_without_spaces_is_cut_where_the_likeliest_words_come_out():
     words = ["我", "我们", "们", "谁", "是", "是谁"]
     assert tokens("zh", words, "我们是谁。谁") == ["我们", "是谁", "<unk>", "谁"]
     assert tokens("zh", ["我", "们", "是谁"], "我们是谁") == ["我", "们", "是谁"]
+    assert tokens("zh", ["我们", "是", "我", "们是"], "我们是") == ["我们", "是"]
+    assert tokens("zh", ["我", "们是", "我们", "是"], "我们是") == ["我", "们是"]  # now likelier
     thai = ["ผม", "รัก", "คุณ", "ผ", "ม"]
     assert tokens("th", thai, "ผมรักคุณ ผม") == ["ผม", "รัก", "คุณ", "ผม"]
 

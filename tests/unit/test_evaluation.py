@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
-from raythief.config import LABELS
+from raythief import bilstm, evaluation, models
+from raythief.artifacts import Storage
+from raythief.config import LABELS, Inference
 from raythief.evaluation import agreement, measure, wilson
+from raythief.sharding import Shard
+from raythief.victims import Classifier
 
 NAMES = {"e": "entailment", "n": "neutral", "c": "contradiction"}
 
@@ -110,3 +118,54 @@ def test_an_interval_never_leaves_0_to_1_and_is_never_empty():
 def test_more_items_make_the_interval_narrower():
     widths = [high - low for low, high in (wilson(6 * n, 10 * n) for n in (1, 10, 100))]
     assert widths[0] > widths[1] > widths[2] > 0
+
+
+# --- a model for each language ----------------------------------------------------------------
+
+
+def test_each_language_is_asked_of_its_own_model_one_held_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Models that always give one label, a different one in each language."""
+    storage = Storage.at(str(tmp_path))
+    trained, examples = storage.artifact("aligned", "f"), storage.artifact("examples", "f")
+    always = {"en": "entailment", "de": "neutral", "hi": "contradiction"}
+    for language, label in always.items():
+        folder = trained.local(f"model/{language}")
+        folder.mkdir(parents=True)
+        bilstm.write(folder, ["a"], np.ones((1, 2), np.float32), language, hidden_size=2)
+        model, tokenizer = models.fresh_classifier(folder, seed=0), models.tokenizer(folder)
+        model.head[-1].weight.data.zero_()
+        model.head[-1].bias.data = torch.tensor([float(one == label) for one in LABELS])
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        examples.write_table(f"{language}.parquet", nli_rows(4))
+    loads: list[str] = []
+
+    class Counted(Classifier):
+        def __init__(self, source: models.Source, *others: Any) -> None:
+            loads.append(source.folder)
+            super().__init__(source, *others)
+
+    monkeypatch.setattr(evaluation, "Classifier", Counted)
+    source = models.Source(artifact=trained, folder="model/{language}")
+    actor = evaluation.Evaluation(
+        storage.artifact("evaluation", "f"), {"xnli": examples}, source, Inference(), 1, None, 0
+    )
+    for language in ("en", "en", "de", "hi", "hi"):
+        table, _ = actor.work(Shard(f"xnli/{language}", 1, 4))
+        assert table["predicted"].to_pylist() == [always[language]] * 3
+        assert table["id"].to_pylist() == [1, 2, 3]
+    assert loads == ["model/en", "model/de", "model/hi"]
+
+
+def nli_rows(count: int) -> pa.Table:
+    texts = [f"a {i}" for i in range(count)]
+    return pa.table(
+        {
+            "id": range(count),
+            "premise": texts,
+            "hypothesis": texts,
+            "label": ["neutral"] * count,
+        }
+    )
