@@ -42,8 +42,13 @@ def card(config: Mapping[str, Any], results: Mapping[str, Any], labels: Artifact
     settings = "\n".join(f"| {name} | {value} |" for name, value in config["training"].items())
     head = "a new head" if config["fresh_head"] else "the head that it had"
     warning = (
-        "\n**It collapsed**: it gives one label to nearly everything.\n"
-        if results["collapsed"]
+        f"\n**It collapsed**: {'; '.join(results['collapse'])}.\n" if results["collapse"] else ""
+    )
+    selection = results["selection"]
+    kept = (
+        f"Its weights are those of step {selection['step']:,}, the best of "
+        f"{len(selection['looks'])} by {selection['metric']} ({selection['score']:.1%}).\n"
+        if selection
         else ""
     )
     return f"""---
@@ -57,7 +62,7 @@ Natural language inference: premise and hypothesis in, one of {", ".join(LABELS)
 {made}
 It is {_origin(encoder)} under {head}, fine-tuned on {results["examples"]:,} pairs ({counts}) in
 {results["steps"]:,} steps to a loss of {results["final_loss"]:.4f}.
-
+{kept}
 | setting | |
 | --- | --- |
 {settings}

@@ -124,7 +124,7 @@ def number(value: int | float | None) -> str:
     """Thousands with a comma; a dash for what is not known."""
     if value is None:
         return DASH
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+    return f"{value:,.0f}" if isinstance(value, int) or value >= 1000 else f"{value:,.1f}"
 
 
 def seconds(value: float | None) -> str:

@@ -26,7 +26,6 @@ from raythief.report.blocks import (
 )
 from raythief.report.records import (
     STAGES,
-    Artifact,
     Corpus,
     Labels,
     Row,
@@ -95,10 +94,14 @@ def labels(run: Run) -> Section | None:
     )
 
 
+ENDS = {"collapse": "stopped: collapsed", "patience": "stopped early"}
+"""Why a training ended before its last step."""
+
+
 def training(run: Run) -> Section | None:
     """Loss by step, and how each training ended."""
     panels: dict[str, list[tuple[str, list[tuple[int, float]]]]] = {}
-    rows, values = [], []
+    rows, values, chosen = [], [], set[str]()
     for stage in TRAININGS:
         for artifact, users in run.users(stage):
             result = artifact.results
@@ -113,10 +116,15 @@ def training(run: Run) -> Section | None:
                 for point in result.history
             ]
             loss = DASH if result.final_loss is None else f"{result.final_loss:.3f}"
-            state = "collapsed" if result.collapsed else "sound"
+            state = "collapsed" if result.collapse else "sound"
+            kept, speed = result.selection, result.speed
+            best = f"step {number(kept.step)}: {percent(kept.score)} %" if kept else "last"
+            chosen.update([kept.metric] if kept else [])
             rows.append(
                 [Cell(stage), Cell(name), Cell(seeds), Cell(number(result.examples)),
-                 Cell(number(result.steps)), Cell(loss), Cell(state),
+                 Cell(number(result.steps)), Cell(loss), Cell(ENDS.get(result.ended, state)),
+                 Cell(best), Cell(number(speed.tokens_per_second)),
+                 Cell(DASH if speed.utilisation is None else percent(speed.utilisation)),
                  Cell(result.device or DASH)]
             )  # fmt: skip
     if not rows:
@@ -126,11 +134,16 @@ def training(run: Run) -> Section | None:
         caption = "Training loss by step, a line for each seed; dotted, the loss of a guess (ln 3)."
         svg = figures.loss_curves(list(panels.items()))
         blocks.append(Picture("training", svg, "Curves of loss by step", caption, "training.csv"))
-    names = ("stage", "of", "seed", "examples", "steps", "final loss", "state", "device")
-    blocks.append(
-        Table("How each training ended.", [Cell(n) for n in names], rows, heads=3,
-              fold="Every training: examples, steps, final loss")
+    names = ("stage", "of", "seed", "examples", "steps", "final loss", "state", "weights kept")
+    head = [*(Cell(name) for name in names), Cell("tokens/s"), Cell("MFU", "%"), Cell("device")]
+    caption = (
+        "How each training ended. MFU is the share of the device's measured matrix peak that the "
+        "model's own operations reach; padding counts for nothing. "
+        + (f"Weights were selected on {listed(sorted(chosen))}." if chosen else
+           "The last weights were kept; nothing was selected.")
     )  # fmt: skip
+    fold = "Every training: examples, steps, final loss, speed"
+    blocks.append(Table(caption, head, rows, heads=3, fold=fold))
     header = ("stage", "of", "seed", "step", "loss", "learning_rate")
     return Section("training", "Training", blocks, [Sheet("training.csv", header, values)])
 
@@ -222,11 +235,12 @@ def faults(run: Run) -> Section | None:
         if row.status != "done"
     ]
     rows += [
-        [Cell(row.variant), Cell(str(row.seed)), Cell("collapsed"), Cell(f"{stage}: {_loss(a)}")]
+        [Cell(row.variant), Cell(str(row.seed)), Cell("collapsed"),
+         Cell(f"{stage}: {'; '.join(a.results.collapse)}")]
         for row in run.record.rows
         for stage in TRAININGS
         if (a := run.artifact(row, stage)) and isinstance(a.results, Training)
-        and a.results.collapsed
+        and a.results.collapse
     ]  # fmt: skip
     if rows:
         header = [Cell(name) for name in ("row", "seed", "state", "reason")]
@@ -302,13 +316,6 @@ def _reason(row: Row) -> str:
     if row.status == "running":
         return row.error or "it had not finished when this report was written"
     return row.error or "no reason was recorded"
-
-
-def _loss(artifact: Artifact) -> str:
-    result = artifact.results
-    loss = result.final_loss if isinstance(result, Training) else None
-    end = "" if loss is None else f", final loss {loss:.3f}"
-    return f"it gives one answer to everything{end}"
 
 
 def _versions(run: Run) -> tuple[list[list[Cell]], bool]:

@@ -89,6 +89,21 @@ class Point(_Part):
     learning_rate: float | None = None
 
 
+class Selected(_Part):
+    """Which weights of a training were kept."""
+
+    metric: str
+    step: int
+    score: Share
+
+
+class Speed(_Part):
+    """How fast a training was."""
+
+    tokens_per_second: float | None = None
+    utilisation: float | None = None
+
+
 class Training(_Part):
     """How a fine-tuning went."""
 
@@ -97,7 +112,13 @@ class Training(_Part):
     final_loss: float | None = None
     history: tuple[Point, ...] = ()
     device: str | None = None
-    collapsed: bool = False
+    collapse: tuple[str, ...] = ()
+    """Signs of a collapse, in words."""
+    ended: str = ""
+    """Why it ended before its last step."""
+    selection: Selected | None = None
+    """None where the last weights were kept."""
+    speed: Speed = Speed()
 
 
 def _three_by_three(rows: Any) -> Any:

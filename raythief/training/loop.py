@@ -263,7 +263,6 @@ def _summary(
         "label_counts": dict(zip(LABELS, counts.tolist(), strict=True)),
         "majority_rate": collapse.majority_rate(state.latest),
         "collapse": signs,
-        "collapsed": bool(signs),
         "ended": state.ended,
         "selection": None,
         "device": models.name_of(device),

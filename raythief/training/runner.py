@@ -20,7 +20,7 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
 
     Returns:
         Results for the manifest: ``examples``, ``steps``, ``final_loss``, ``history``,
-        ``label_counts``, ``majority_rate``, ``collapse`` (its signs), ``collapsed``,
+        ``label_counts``, ``majority_rate``, ``collapse`` (its signs),
         ``selection``, ``ended`` (why before its last step), ``device`` and ``speed``. The model
         lies in the artifact's ``model`` folder.
     """

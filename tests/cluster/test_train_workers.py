@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from conftest import run_spec
+from raythief.config import LABELS
+from raythief.nli import SCORES
 
 Whole = tuple[Path, Path, dict[str, Any]]
 
@@ -66,6 +71,31 @@ def test_micro_batches_do_not_change_what_is_learned(whole: Whole, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_probabilities_are_bought_and_learned_from(whole: Whole, tmp_path: Path) -> None:
+    """Labels with probabilities are labels of another kind: they are bought anew, and the same."""
+    file, storage, record = whole
+    shutil.copytree(storage, tmp_path / "soft")
+    overrides = ("victim.scores=true", "extractor.training.soft_labels={temperature: 1.5}")
+    soft = run_spec(
+        file, f"storage={tmp_path / 'soft'}", *overrides, only=["gibberish"], until="extractor"
+    )["rows"][0]["stages"]
+    hard = record["rows"][0]["stages"]
+    assert soft["queries"]["reused"]
+    table = pq.read_table(tmp_path / "soft" / soft["labels"]["path"])
+    scores = np.stack([table[name].to_numpy() for name in SCORES], axis=1)
+    assert scores.sum(1) == pytest.approx(1.0, abs=1e-5)
+    assert [LABELS[i] for i in scores.argmax(1)] == table["label"].to_pylist()
+    plain = pq.read_table(storage / hard["labels"]["path"])
+    assert table.select(["id", "label"]).sort_by("id") == plain.sort_by("id")
+
+    def losses(place: Path, stages: dict[str, Any]) -> list[float]:
+        told = json.loads((place / stages["extractor"]["path"] / "manifest.json").read_text())
+        return [point["loss"] for point in told["results"]["history"]]
+
+    assert losses(tmp_path / "soft", soft) != losses(storage, hard)
+
+
+@pytest.mark.slow
 def test_a_collapse_is_told(whole: Whole, tmp_path: Path) -> None:
     file, storage, _ = whole
     _, told = trained(
@@ -73,7 +103,7 @@ def test_a_collapse_is_told(whole: Whole, tmp_path: Path) -> None:
         "extractor.training.max_grad_norm=1000", "extractor.training.steps=120",
         "extractor.training.warmup=0",
     )  # fmt: skip
-    assert told["collapsed"]
+    assert told["collapse"]
     assert told["majority_rate"] > 0.95
 
 

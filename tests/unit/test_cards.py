@@ -28,7 +28,13 @@ def labels(tmp_path: Path) -> Artifact:
     return bought
 
 
-def made(labels: Artifact | None, real: float = 0.0, collapsed: bool = False, **model: Any) -> str:
+def made(
+    labels: Artifact | None,
+    real: float = 0.0,
+    collapsed: bool = False,
+    selection: Any = None,
+    **model: Any,
+) -> str:
     config = {
         "model": model or HUB,
         "training": {"learning_rate": 5e-6, "seed": 0},
@@ -40,7 +46,8 @@ def made(labels: Artifact | None, real: float = 0.0, collapsed: bool = False, **
         "steps": 77,
         "final_loss": 0.5,
         "label_counts": dict.fromkeys(LABELS, 411),
-        "collapsed": collapsed,
+        "collapse": ["the gradients are zero"] if collapsed else [],
+        "selection": selection,
     }
     return card(config, results, labels)
 
@@ -72,4 +79,15 @@ def test_a_model_trained_on_gold_labels_is_not_called_extracted() -> None:
 
 @pytest.mark.parametrize("collapsed", [False, True])
 def test_a_collapsed_model_says_so(labels: Artifact, collapsed: bool) -> None:
-    assert ("It collapsed" in made(labels, collapsed=collapsed)) == collapsed
+    assert (
+        "It collapsed**: the gradients are zero" in made(labels, collapsed=collapsed)
+    ) == collapsed
+
+
+def test_what_weights_were_selected_on_is_told(labels: Artifact) -> None:
+    chosen = {"metric": "agreement with the victim on 7,854 held-out queries", "step": 1500,
+              "score": 0.912, "looks": [{}, {}, {}]}  # fmt: skip
+    text = made(labels, selection=chosen)
+    assert "those of step 1,500, the best of 3 by agreement with the victim on 7,854" in text
+    assert "(91.2%)" in text
+    assert "Its weights" not in made(labels)

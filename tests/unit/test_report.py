@@ -144,7 +144,7 @@ def training(first: float, last: float, seed: int) -> dict[str, Any]:
         for step in range(0, 1000, 25)
     ]  # fmt: skip
     return {"examples": 20000, "steps": 1000, "final_loss": history[-1]["loss"],
-            "history": history, "device": "cpu", "collapsed": False}  # fmt: skip
+            "history": history, "device": "cpu", "collapse": []}  # fmt: skip
 
 
 def score(accuracy: float, count: int, agreement: float | None) -> dict[str, Any]:
@@ -595,15 +595,40 @@ def test_failed_running_collapsed_and_absent_rows_are_listed(tmp_path: Path) -> 
     row = storage.done("gibberish", 0, flat(0.8, 0.7), flat(0.9, 0.33))
     path = storage.root / row["stages"]["extractor"]["path"] / "manifest.json"
     content = json.loads(path.read_text())
-    content["results"] |= {"collapsed": True, "final_loss": None, "history": []}
+    content["results"] |= {
+        "collapse": ["the gradients are zero"],
+        "ended": "collapse",
+        "final_loss": None,
+        "history": [],
+    }
     path.write_text(json.dumps(content))
     storage.row("1 % after", status="failed", error="The cluster went away.")
     storage.row("1 % during", status="running")
     text = text_of(storage.report())
     assert "The cluster went away." in text
     assert "had not finished when this report was written" in text
-    assert "it gives one answer to everything" in text
+    assert "the gradients are zero" in text
+    assert "stopped: collapsed" in text
     assert "Not run: foreign words, 10 % during" in text
+
+
+def test_what_weights_were_selected_on_and_how_fast_they_came_is_told(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, miniature(VARIANTS))
+    row = storage.done("gibberish", 0, flat(0.8, 0.7), flat(0.9, 0.33))
+    assert "The last weights were kept; nothing was selected." in text_of(storage.report())
+    path = storage.root / row["stages"]["extractor"]["path"] / "manifest.json"
+    content = json.loads(path.read_text())
+    metric = "agreement with the victim on 72 held-out queries"
+    content["results"] |= {
+        "selection": {"metric": metric, "step": 1500, "score": 0.873, "looks": []},
+        "speed": {"tokens_per_second": 12345.6, "utilisation": 0.412},
+    }
+    path.write_text(json.dumps(content))
+    text = text_of(storage.report())
+    assert f"Weights were selected on {metric}." in text
+    assert "step 1,500: 87.3 %" in text
+    assert "12,346" in text
+    assert "41.2" in text
 
 
 @pytest.mark.parametrize(
