@@ -53,7 +53,18 @@ from transformers import (
     pipeline,
 )
 
-from raythief import config, encoding, labeling, metering, models, planning, queries, runs, sharding
+from raythief import (
+    config,
+    encoding,
+    labeling,
+    metering,
+    models,
+    planning,
+    queries,
+    runs,
+    sharding,
+    speed,
+)
 from raythief.artifacts import WORK, Artifact, Storage
 from raythief.config import LABELS, Inference, Resources, Workers
 from raythief.progress import silent
@@ -197,21 +208,6 @@ def label(
     return found
 
 
-def peak(dtype: torch.dtype) -> float:
-    """Operations a second that a large product of matrices reaches here, the best of some."""
-    side = 8192 if torch.cuda.is_available() else 2048
-    a, b = (torch.randn(side, side, device=models.device(), dtype=dtype) for _ in range(2))
-    best = 0.0
-    for _ in range(12):
-        started = time.perf_counter()
-        for _ in range(5):
-            a @ b
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        best = max(best, 5 * 2 * side**3 / (time.perf_counter() - started))
-    return best
-
-
 def operations(layers: int, hidden: int, tokens: float) -> float:
     """Operations of a forward pass over so many tokens; attention's own are left out."""
     return 2.0 * 12 * layers * hidden**2 * tokens
@@ -308,7 +304,7 @@ def paper(
     """The paper's whole set through ours, and what of the device it uses."""
     how = inference(asked, asked.rows_per_shard)
     shape = planning.SHAPES[SHAPES[asked.size]]
-    top = peak(models.dtype(how.precision, models.device()))
+    top = speed.matrix_flops(models.device(), models.dtype(how.precision, models.device()))
     target, made = artifacts(storage, generated(source, PAPER))
     started = time.perf_counter()
     with runs.cluster(None), first_query(target) as began:

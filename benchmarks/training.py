@@ -68,7 +68,7 @@ import pyarrow as pa
 import ray
 import torch
 from generation import measured, synthetic
-from labeling import TOKENS, generated, operations, peak, save_model, until
+from labeling import TOKENS, generated, operations, save_model, until
 from numpy.typing import NDArray
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -76,10 +76,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 from transformers import logging as transformers_logging
 
-from raythief import config, encoding, models, planning, runs, training
+from raythief import config, encoding, models, planning, runs, speed, training
 from raythief.artifacts import Artifact, Storage
 from raythief.config import LABELS, Resources, TrainingWorkers
 from raythief.progress import silent
+from raythief.training.loop import TOKENS_PER_MICRO_BATCH
 from raythief.training.schedule import Schedule
 
 SIZES = {
@@ -511,7 +512,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=6400, help="examples of the whole set")
     parser.add_argument("--batch-size", type=int, default=standard.batch_size)
     parser.add_argument(
-        "--tokens-per-micro-batch", type=int, default=standard.tokens_per_micro_batch
+        "--tokens-per-micro-batch",
+        type=int,
+        default=TOKENS_PER_MICRO_BATCH["cuda" if gpu else "cpu"],
     )
     parser.add_argument("--precision", default=standard.precision)
     parser.add_argument("--turn", type=float, default=3.0, help="seconds of a turn")
@@ -526,7 +529,7 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     shape, embedding = SIZES[asked.size]
     dtype = models.dtype(asked.precision, models.device())
-    top = peak(dtype)
+    top = speed.matrix_flops(models.device(), dtype)
     torch.cuda.empty_cache()
     source = measured(asked.text) if asked.text else synthetic()
     rows = generated(source, asked.rows)

@@ -228,6 +228,7 @@ class _Chain:
         """The gate before the purchase; a victim that was trained here names its own labels."""
         spec, count = self.spec, self.spec.victim.sanity.count
         english = [name for name, pairs in spec.evaluation.sets.items() if "en" in pairs.languages]
+        english.sort(key=lambda name: spec.evaluation.sets[name].split == "test")
         if not count or "model" in victim.inputs or not english:
             return None
 
@@ -329,6 +330,8 @@ class _Chain:
                 seed,
                 spec.resources,
                 tuple(judges),
+                spec.name,
+                spec.tracking,
             )
             results = training.train(job, tell)
             card = cards.card(config, results, given.get("labels"))

@@ -28,6 +28,7 @@ from raythief.config import Spec, Variant, Victim, expand
 from raythief.errors import UserError
 from raythief.progress import Display
 from raythief.stages import Stage
+from raythief.training import tracking
 
 LOCAL_CPUS = 4
 """Logical CPUs that Ray is told of, at least, on a machine of our own: stages need one for their
@@ -101,6 +102,8 @@ def check(all_rows: Sequence[Row], storage: Storage, budget: int | None = None) 
             there, or a victim's outputs have no names.
     """
     storage.check_writable()
+    for row in all_rows:
+        tracking.check(row.variant.spec.tracking)
     _check_budget(all_rows, storage, budget)
     seen: list[Victim] = []
     for row in all_rows:
@@ -247,6 +250,7 @@ def run(
         name = f"runs/{spec.name}/run.json"
         storage.write_bytes(name, json.dumps(record, indent=1, ensure_ascii=False).encode())
         record["report"] = report.write(storage.fs, storage.root, spec.name)
+        console.print(report.headline(storage.fs, storage.root, spec.name), highlight=False)
     for outcome in outcomes.values():
         if outcome.fault is not None:
             raise outcome.fault

@@ -8,7 +8,7 @@ import torch
 
 _SIZES = {"cpu": 1024, "cuda": 8192}
 """Side of the matrices, large enough for the device to reach its peak."""
-_ROUNDS = 5
+_ROUNDS = 10
 
 
 def matrix_flops(device: torch.device, dtype: torch.dtype) -> float:

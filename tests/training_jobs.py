@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pyarrow as pa
 import hub_server
 from raythief import models, training
 from raythief.artifacts import Storage
-from raythief.config import LABELS, Resources, Training, merge
-from raythief.progress import Tell, silent
+from raythief.config import LABELS, Resources, Tracking, Training, merge
+from raythief.progress import silent
 
 COUNT = 360
 SIGNS = ("one", "two", "three")
@@ -86,12 +87,14 @@ def trained(
     folder: Path,
     name: str,
     resources: dict[str, Any] | None = None,
-    tell: Tell = silent,
+    tracking: dict[str, str] | None = None,
     **how: Any,
 ) -> tuple[Path, dict[str, Any]]:
     """Train; returns the artifact's folder and the results."""
-    made = job(folder, name, resources, **how)
-    results = training.train(made, tell)
+    made = dataclasses.replace(
+        job(folder, name, resources, **how), tracking=Tracking.model_validate(tracking or {})
+    )
+    results = training.train(made, silent)
     return Path(made.target.absolute), results
 
 

@@ -2,8 +2,8 @@
 
 A spec loads into frozen, validated objects, one section per stage. Everything in it decides the
 result and enters the fingerprints of the artifacts, except ``name``, ``storage``, ``data_root``,
-``resources``, ``serve``, ``costs``, ``sweep`` and ``variants``, which say where, how fast and how
-often.
+``resources``, ``tracking``, ``serve``, ``costs``, ``sweep`` and ``variants``, which say where, how
+fast and how often.
 
     spec = load("jobs/table2.yaml", overrides=["extractor.training.learning_rate=1e-5"])
     for variant in expand(spec): ...
@@ -31,6 +31,7 @@ from raythief.config.operation import (
     Resources,
     Serve,
     Sweep,
+    Tracking,
     TrainingWorkers,
     Workers,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "SoftLabels",
     "Spec",
     "Sweep",
+    "Tracking",
     "Training",
     "TrainingWorkers",
     "Variant",

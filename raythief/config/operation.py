@@ -56,6 +56,15 @@ class Resources(Section):
     """Failures of workers that a stage bears before it gives up."""
 
 
+class Tracking(Section):
+    """Who is told of trainings, besides TensorBoard's files in the folder of each."""
+
+    mlflow: str | None = None
+    """Tracking URI of MLflow (`https://...`, `databricks`); needs `raythief[mlflow]`."""
+    wandb: str | None = None
+    """Project at Weights & Biases; needs `raythief[wandb]`, and its key in WANDB_API_KEY."""
+
+
 class Serve(Section):
     """The victim as an HTTP API of our own: `raythief serve`."""
 

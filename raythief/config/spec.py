@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from raythief.config.base import NAME_PATTERN, Section, each_once
-from raythief.config.operation import Costs, Resources, Serve, Sweep
+from raythief.config.operation import Costs, Resources, Serve, Sweep, Tracking
 from raythief.config.sources import Corpus, HubCorpus
 from raythief.config.stages import (
     HELD_OUT,
@@ -67,6 +67,8 @@ class Spec(Section):
     """The small world."""
     resources: Resources = Resources()
     """What it runs on."""
+    tracking: Tracking = Tracking()
+    """Who is told of trainings."""
     serve: Serve = Serve()
     """The server of `raythief serve`."""
     costs: Costs = Costs()

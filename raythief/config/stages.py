@@ -148,7 +148,8 @@ class Sanity(Section):
 
     count: int = Field(60, ge=0)
     """Real labelled pairs that it is asked, taken evenly by label from the English examples of
-    the first of `evaluation.sets`; 0 turns the gate off."""
+    the first of `evaluation.sets`, of a test split only if there is no other; 0 turns the gate
+    off."""
 
 
 class Victim(Model):

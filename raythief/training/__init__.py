@@ -9,6 +9,7 @@
     selection   which of its weights are kept
     collapse    signs that it has learned nothing
     record      what it tells while it runs
+    tracking    what it tells to MLflow and to Weights & Biases
     runner      the start of it all
 
 A run that was killed and started again ends with the same weights as one that was not.

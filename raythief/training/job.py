@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from raythief import models
 from raythief.artifacts import Artifact
-from raythief.config import Resources, Training
+from raythief.config import Resources, Tracking, Training
 from raythief.training.data import Examples
 
 
@@ -24,3 +24,7 @@ class Job:
     resources: Resources
     judges: tuple[Examples, ...] = ()
     """Labelled pairs of each language on which weights are selected, if not on held-out ones."""
+    experiment: str = "raythief"
+    """What trackers call the whole."""
+    tracking: Tracking | None = None
+    """Who else is told of it; None tells nobody."""

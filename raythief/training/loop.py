@@ -119,7 +119,7 @@ def worker_loop(config: Mapping[str, Any]) -> None:
                 state.ended, save = "patience", True
         if save:
             recorder.save()
-            state.save(plain, optimizer, rank)
+            state.save(plain, optimizer, rank, last=last or bool(state.ended))
             if rank == 0 and state.best is not None:
                 best.checkpointed(int(state.best["step"]))
         if look or save:

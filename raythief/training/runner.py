@@ -13,6 +13,7 @@ from raythief.artifacts import WORK
 from raythief.training.data import prepared
 from raythief.training.job import Job
 from raythief.training.loop import SPEED, SUMMARY, worker_loop
+from raythief.training.tracking import callbacks
 
 
 def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
                 storage_filesystem=None if storage.is_local else storage.fs,
                 failure_config=ray.train.FailureConfig(max_failures=resources.restarts),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+                callbacks=callbacks(job),
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         ).fit()

@@ -45,6 +45,8 @@ class State:
     """Steps and scores by which weights are selected."""
     ended: str = ""
     """Why it ended before its last step."""
+    told: int = 0
+    """The step up to which trackers were told."""
 
     @classmethod
     def restored(cls, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> State:
@@ -103,11 +105,15 @@ class State:
             return False
         return len(self.looks) - 1 - self.looks.index(self.best) >= patience
 
-    def save(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> None:
+    def save(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, rank: int, last: bool
+    ) -> None:
         """Report a checkpoint; every worker must call this equally often.
 
-        It is copied to storage while the training goes on.
+        It is copied to storage while the training goes on. ``last`` says that none will follow.
         """
+        points = [one for one in (*self.history, *self.looks) if one["step"] > self.told]
+        self.told = self.step
         whole = {"model": parallel.weights(model), "optimizer": parallel.moments(model, optimizer)}
         checkpoint = None
         if rank == 0:
@@ -115,7 +121,7 @@ class State:
             torch.save({**dataclasses.asdict(self), **whole}, Path(folder) / STATE)
             checkpoint = ray.train.Checkpoint.from_directory(folder)
         ray.train.report(
-            {"step": self.step},
+            {"step": self.step, "points": points, "last": last},
             checkpoint=checkpoint,
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
             delete_local_checkpoint_after_upload=True,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from transformers import pipeline
 
 import training_jobs
@@ -26,8 +27,12 @@ LEARNING = {"steps": 150, "learning_rate": 2e-3}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A tiny encoder and examples, and a Ray to train on."""
     prepared = training_jobs.prepare(tmp_path_factory.mktemp("training"))
-    with runs.cluster(None):
-        yield prepared
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_DIR", str(prepared))
+        with runs.cluster(None):
+            yield prepared
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +108,7 @@ def test_the_best_weights_are_kept_and_patience_ends_a_training(folder: Path) ->
     assert accuracy(artifact, rows) == pytest.approx(told["score"])
 
 
+@pytest.mark.slow
 def test_weights_are_selected_on_a_set_that_is_named(folder: Path) -> None:
     chosen = {"every": 50, "on": "validation"}
     artifact, results = training_jobs.trained(folder, "validated", **LEARNING, selection=chosen)
@@ -121,6 +127,7 @@ def test_a_collapse_ends_a_training_if_it_is_to(folder: Path) -> None:
     assert "one label is given to 100.0% of the examples" in results["collapse"]
 
 
+@pytest.mark.slow
 def test_a_batch_may_be_given_in_tokens(folder: Path) -> None:
     """Between two workers, one of whom may have no row of it."""
     artifact, results = training_jobs.trained(
@@ -132,6 +139,7 @@ def test_a_batch_may_be_given_in_tokens(folder: Path) -> None:
     assert results["steps"] == 20
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_only_read(folder: Path, plain: tuple[Path, dict[str, Any]]) -> None:
     """Started once more, as after a crash between its end and its manifest."""
     artifact, results = plain
@@ -141,3 +149,28 @@ def test_a_finished_training_is_only_read(folder: Path, plain: tuple[Path, dict[
     assert {**again, "speed": None} == {**results, "speed": None}
     assert len(training_jobs.steps_of(artifact)) == 150
     assert set(again["label_counts"]) == set(LABELS)
+
+
+def test_trackers_are_told_what_the_loss_curve_is_made_of(folder: Path) -> None:
+    place = folder / "mlruns"
+    tracking = {"mlflow": place.as_uri(), "wandb": "thieves"}
+    artifact, results = training_jobs.trained(
+        folder, "tracked", {"checkpoint_every": 8}, tracking=tracking, steps=20,
+        selection={"every": 10, "held_out": 0.1},
+    )  # fmt: skip
+    client = MlflowClient(place.as_uri())
+    [experiment] = [one for one in client.search_experiments() if one.name == "raythief"]
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["artifact"] == f"extractor/{artifact.name}"
+    assert run.data.params["batch_size"] == "12"
+    told = client.get_metric_history(run.info.run_id, "loss")
+    assert [(one.step, one.value) for one in told] == [
+        (point["step"], pytest.approx(point["loss"])) for point in results["history"]
+    ]
+    scores = client.get_metric_history(run.info.run_id, "score")
+    assert [(one.step, one.value) for one in scores] == [
+        (look["step"], pytest.approx(look["score"])) for look in results["selection"]["looks"]
+    ]
+    [offline] = (folder / "wandb").glob("offline-run-*/run-extractor-tracked.wandb")
+    assert offline.stat().st_size > 1000

@@ -112,6 +112,42 @@ def test_during_is_another_extractor_on_the_same_labels():
     assert "finetuned" not in during
 
 
+@pytest.mark.parametrize("on", ["held_out", "mnli"])
+@pytest.mark.parametrize(("share", "place"), [(0.0, "after"), (0.1, "during"), (0.1, "after")])
+def test_no_training_comes_near_a_test_split(on: str, share: float, place: str):
+    """Whatever it selects on: XNLI's test is read by evaluations alone."""
+    found = pipeline.stages(
+        spec(
+            PAPER,
+            real__fraction=share,
+            real__placement=place,
+            extractor__training__selection={"on": on},
+        )
+    )
+    last = found.get("finetuned", found["extractor"])
+
+    def splits(top: Stage) -> set[str]:
+        made_from = pipeline.ancestors(top)
+        return {stage.config["split"] for stage in made_from if stage.name == "examples"}
+
+    assert "test" not in splits(last)
+    judge = last.inputs.get("judge")
+    assert (judge and judge.config["split"]) == (None if on == "held_out" else "validation_matched")
+    assert "test" in splits(found["evaluation"])
+
+
+def test_the_gate_before_the_purchase_spares_the_test_split_if_it_can():
+    test = {"source": "hub", "dataset": "facebook/xnli", "split": "test"}
+    validation = {"source": "hub", "split": "validation_matched"}
+
+    def gate(**sets: Any) -> Any:
+        tree = {**PAPER, "evaluation": {"sets": sets}}
+        return pipeline.stages(validate(tree, "spec"))["sanity"].inputs["examples"].config["split"]
+
+    assert gate(xnli=test, mnli=validation) == "validation_matched"
+    assert gate(xnli=test) == "test"
+
+
 def test_a_baseline_buys_nothing():
     for base in (SMALL, PAPER):
         baseline = prints(base, real__fraction=1.0, real__placement="only")

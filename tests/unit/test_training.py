@@ -14,10 +14,10 @@ import torch
 
 import training_jobs
 from raythief.artifacts import Artifact, Storage
-from raythief.config import Selection, SoftLabels, Training
+from raythief.config import Selection, SoftLabels, Tracking, Training
 from raythief.errors import UserError
 from raythief.nli import SCORES
-from raythief.training import data
+from raythief.training import data, tracking
 from raythief.training.data import Examples, held_out
 from raythief.training.objective import class_weights, losses
 from raythief.training.schedule import Schedule
@@ -394,3 +394,40 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     damage(run, 10, how)
     with pytest.raises(UserError, match="all checkpoints are damaged; delete the folder"):
         loaded(run)
+
+
+# --- trackers ---------------------------------------------------------------------------------
+
+
+class Broken(tracking.Tracker):
+    """A tracker whose service is down."""
+
+    calls = 0
+
+    def failures(self) -> tuple[type[Exception], ...]:
+        return (ConnectionError,)
+
+    def tell(self, points: Any, last: bool) -> None:
+        self.calls += 1
+        raise ConnectionError("nobody there")
+
+
+def test_a_tracker_that_is_down_costs_a_warning_and_not_the_training(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracker = Broken("https://tracker.test", "experiment", "extractor/a", {})
+    for _ in range(3):
+        tracker.after_report(None, [{"points": [{"step": 1, "loss": 0.5}], "last": False}], None)
+    assert tracker.calls == 1
+    assert "tracker.test is told no more of extractor/a: nobody there" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_a_tracker_that_is_not_installed_is_told_of_first(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking.check(Tracking(**{name: "somewhere"}))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=rf"tracking\.{name}: install it with `pip install"):
+        tracking.check(Tracking(**{name: "somewhere"}))
+    tracking.check(Tracking())
