@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from raythief import labeling, models, sharding
 from raythief.api import Remote
@@ -142,10 +144,14 @@ def measure(predictions: pa.Table, reference: pa.Table | None = None) -> dict[st
     Returns:
         ``count``, ``accuracy`` with its 95 % Wilson interval ``low`` to ``high``, ``recall`` by
         class (None for a class without items), ``majority_rate`` (share of the most frequent
-        prediction), ``agreement`` (None without a reference), and ``confusion`` (gold by
-        predicted, in the order of ``LABELS``).
+        prediction), ``agreement`` (None without a reference), ``confusion`` (gold by predicted,
+        in the order of ``LABELS``), and ``right``: which items, in the order of their ids and with
+        those left out as wrong ones, were predicted right, as ``pack_bits`` writes them. By it two
+        models can be compared item by item.
     """
     index = {label: i for i, label in enumerate(LABELS)}
+    ordered = predictions.sort_by("id")
+    hits = pc.fill_null(pc.equal(ordered["label"], ordered["predicted"]), False)
     predictions = predictions.filter(pc.is_valid(predictions["predicted"]))
     gold = np.array([index[label] for label in predictions["label"].to_pylist()])
     predicted = np.array([index[label] for label in predictions["predicted"].to_pylist()])
@@ -165,7 +171,13 @@ def measure(predictions: pa.Table, reference: pa.Table | None = None) -> dict[st
         "majority_rate": float(confusion.sum(0).max() / count),
         "agreement": None if reference is None else agreement(predictions, reference),
         "confusion": confusion.tolist(),
+        "right": pack_bits(hits.to_numpy()),
     }
+
+
+def pack_bits(bits: NDArray[np.bool_]) -> str:
+    """Their number, a colon, and eight to a byte in base64."""
+    return f"{len(bits)}:{base64.b64encode(np.packbits(bits).tobytes()).decode()}"
 
 
 def agreement(predictions: pa.Table, reference: pa.Table) -> float:

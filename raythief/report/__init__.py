@@ -22,7 +22,7 @@ from raythief.report.measures import series_of
 from raythief.report.records import Run, collect
 from raythief.report.render import files
 
-__all__ = ["write"]
+__all__ = ["headline", "write"]
 
 
 def write(fs: filesystems.FileSystem, root: str, name: str) -> str:
@@ -41,6 +41,16 @@ def write(fs: filesystems.FileSystem, root: str, name: str) -> str:
     return f"{folder}/index.html"
 
 
+def headline(fs: filesystems.FileSystem, root: str, name: str) -> str:
+    """What the run ``name`` came to, in the two sentences that its report begins with.
+
+    Raises:
+        UserError: there is no such run, or its record can not be understood.
+    """
+    run = collect(fs, root, name)
+    return summary(run, cast(run, series_of(run)))[0]
+
+
 def sections(run: Run) -> list[Section]:
     """Everything that the report says, in its order."""
     series = series_of(run)
@@ -52,6 +62,7 @@ def sections(run: Run) -> list[Section]:
         start,
         scores.accuracy(run, series, parts) if parts else None,
         comparison.beside_the_paper(run, series) if parts else None,
+        scores.differences(series, parts) if parts else None,
         scores.agreement(series),
         scores.classes(series, parts),
         course.labels(run),

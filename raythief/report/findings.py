@@ -186,7 +186,7 @@ def _thief(thief: Series, parts: Cast) -> list[Finding]:
                 _difference(
                     "The extractor goes further than its victim in the other languages",
                     "The extractor is no better than its victim in the other languages",
-                    [("", others, theirs)],
+                    [("", others, theirs, _paired(thief, parts.victim, parts))],
                 )
             )
     return found
@@ -224,7 +224,8 @@ def _real_data(parts: Cast) -> list[Finding]:
     for one in parts.helped:
         after = _main(one, parts)
         if before and after:
-            pairs.append((f"“{one.name}”", after, before))
+            paired = _paired(one, parts.thief, parts)
+            pairs.append((f"“{one.name}”", after, before, paired))
     if not pairs:
         return []
     return [
@@ -238,17 +239,17 @@ def _real_data(parts: Cast) -> list[Finding]:
 
 def _placement(parts: Cast) -> list[Finding]:
     """Post-hoc fine-tuning against mixing, at the same share of real data."""
-    by_share: dict[float, dict[str, Measure]] = {}
+    by_share: dict[float, dict[str, Series]] = {}
     for one in parts.helped:
-        measure = _main(one, parts)
-        if measure and one.spec:
+        if _main(one, parts) and one.spec:
             placed = by_share.setdefault(one.spec.real.fraction, {})
-            placed.setdefault(one.spec.real.placement, measure)
-    pairs = [
-        (f"with {share:.3g} % of it", placed["after"], placed["during"])
-        for share, placed in sorted((100 * share, placed) for share, placed in by_share.items())
-        if {"after", "during"} <= placed.keys()
-    ]
+            placed.setdefault(one.spec.real.placement, one)
+    pairs = []
+    for share, placed in sorted(by_share.items(), key=lambda entry: entry[0]):
+        after, during = (_main(placed.get(place), parts) for place in ("after", "during"))
+        if after and during:
+            paired = _paired(placed["after"], placed["during"], parts)
+            pairs.append((f"with {100 * share:.3g} % of it", after, during, paired))
     if not pairs:
         return []
     return [
@@ -263,15 +264,27 @@ def _placement(parts: Cast) -> list[Finding]:
 # --- helpers ------------------------------------------------------------------------------------
 
 
-def _difference(shown: str, missing: str, pairs: Sequence[tuple[str, Measure, Measure]]) -> Finding:
+Pair = tuple[str, Measure, Measure, Measure | None]
+"""A label, two measures, and the difference of the two paired by item, where that is known."""
+
+
+def _paired(one: Series, other: Series | None, parts: Cast) -> Measure | None:
+    """The difference of what ``_main`` compares, item by item."""
+    if other is None:
+        return None
+    others = [code for code in one.languages(parts.chosen) if code != "en"]
+    return one.apart(other, parts.chosen, others or ["en"])
+
+
+def _difference(shown: str, missing: str, pairs: Sequence[Pair]) -> Finding:
     """Compare pairs of measures: all must differ in the claimed direction, beyond the noise."""
     details, kinds = [], set()
-    for label, ours, theirs in pairs:
+    for label, ours, theirs, paired in pairs:
         difference = ours.mean - theirs.mean
-        # The two are taken as independent, though they saw the same items: the wider reading.
-        noise = (ours.margin**2 + theirs.margin**2) ** 0.5
+        # Where the items are not known the two are taken as independent: the wider reading.
+        noise = paired.margin if paired else (ours.margin**2 + theirs.margin**2) ** 0.5
         kinds.add("absent" if difference <= 0 else "unclear" if difference <= noise else "shows")
-        numbers = f"{points(difference)} points ({percent(ours.mean)} against "
+        numbers = f"{points(difference)} ± {percent(noise)} points ({percent(ours.mean)} against "
         details.append(f"{label} {numbers}{percent(theirs.mean)} %)".strip())
     text = listed(details)
     if "absent" in kinds:

@@ -12,6 +12,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from raythief.config import Spec
 from raythief.report.languages import in_table_order
 from raythief.report.records import Artifact, Evaluation, Run, Score
@@ -108,6 +110,36 @@ class Series:
                 mean = statistics.fmean(score.accuracy for score in scores)
                 values.append(mean)
                 intervals.append(wilson(mean, min(score.count for score in scores)))
+        return Measure(tuple(values), tuple(intervals)) if values else None
+
+    def apart(self, other: Series, chosen: str, languages: Sequence[str]) -> Measure | None:
+        """By how much more of the same items this row is right than another, paired by item.
+
+        An item's difference is its mean over the languages, in which it is the same text; the
+        interval, that of the mean over items, is narrower than that of two rows that saw different
+        items. With one language it is what McNemar's test looks at: the items on which only one of
+        the two is right.
+
+        Returns:
+            A value for each seed that both have; None where manifests do not tell the items.
+        """
+        values, intervals = [], []
+        for seed in [seed for seed in self.samples if seed in other.samples]:
+            ours, theirs = (one.samples[seed].get(chosen, {}) for one in (self, other))
+            pairs = [(ours.get(code), theirs.get(code)) for code in languages]
+            items = [
+                a.right - b.right
+                for a, b in pairs
+                if a and b and a.right is not None and b.right is not None
+                and len(a.right) == len(b.right)
+            ]  # fmt: skip
+            if not items or len(items) != len(languages) or len({len(one) for one in items}) > 1:
+                return None
+            difference = np.mean(items, axis=0)
+            mean = float(difference.mean())
+            half = 1.959964 * float(difference.std(ddof=1)) / math.sqrt(len(difference))
+            values.append(mean)
+            intervals.append((mean - half, mean + half))
         return Measure(tuple(values), tuple(intervals)) if values else None
 
     def average(

@@ -6,12 +6,14 @@ its numbers are missing from the report; only the run record itself must be soun
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pyarrow import fs as filesystems
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -121,6 +123,17 @@ class Training(_Part):
     speed: Speed = Speed()
 
 
+def _bits(text: Any) -> Any:
+    """What ``evaluation.pack_bits`` wrote, as an array of 0 and 1, shape [items]."""
+    if not isinstance(text, str):
+        return text
+    count, _, packed = text.partition(":")
+    found = np.unpackbits(np.frombuffer(base64.b64decode(packed, validate=True), np.uint8))
+    if not count.isdecimal() or not 0 <= len(found) - int(count) < 8:
+        raise ValueError("the items that were right are not as many as it says")
+    return found[: int(count)].astype(np.int8)
+
+
 def _three_by_three(rows: Any) -> Any:
     sizes = [len(row) if isinstance(row, list) else 0 for row in rows or []]
     if sizes != [len(LABELS)] * len(LABELS):
@@ -138,6 +151,8 @@ class Score(_Part):
     majority_rate: Share | None = None
     recall: dict[Label, Share | None] = {}
     agreement: Share | None = None
+    right: Annotated[Any, BeforeValidator(_bits)] = None
+    """1 for each item that was right and 0 for the others, by id: int8, shape [items]."""
     confusion: Annotated[tuple[tuple[int, ...], ...], BeforeValidator(_three_by_three)] | None = (
         None
     )

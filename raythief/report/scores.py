@@ -17,6 +17,7 @@ from raythief.report.blocks import (
     counted,
     listed,
     percent,
+    points,
 )
 from raythief.report.cast import Cast
 from raythief.report.languages import in_table_order
@@ -180,6 +181,46 @@ def _leads(parts: Cast | None) -> list[Series]:
     if parts is None:
         return []
     return [one for one in (parts.victim, parts.thief, *parts.foreign[:1]) if one]
+
+
+# --- differences --------------------------------------------------------------------------------
+
+
+def differences(series: Sequence[Series], parts: Cast) -> Section | None:
+    """Every row beside the extraction with gibberish alone, item by item."""
+    thief, chosen = parts.thief, parts.chosen
+    if thief is None:
+        return None
+    others = [code for code in thief.languages(chosen) if code != "en"]
+    regions = [("English", ["en"]), ("others", others)]
+    header = [Cell("row")]
+    for place, codes in regions:
+        if codes:
+            header += [Cell("difference", place), Cell("95 % interval", place)]
+    rows, values = [], []
+    for one in series:
+        if one is thief:
+            continue
+        cells = []
+        for place, codes in regions:
+            apart = one.apart(thief, chosen, codes) if codes else None
+            if apart:
+                low, high = apart.mean - apart.margin, apart.mean + apart.margin
+                cells += [Cell(points(apart.mean)), Cell(f"{points(low)} to {points(high)}")]
+                values.append((one.name, place, apart.mean, low, high))
+            elif codes:
+                cells += [Cell(DASH), Cell(DASH)]
+        rows.append([Cell(one.name), *cells])
+    if not values:
+        return None
+    caption = (
+        f"Percentage points by which a row is right more often than “{thief.name}” on the same "
+        f"items of {chosen}; intervals are paired by item, and means over seeds. An interval that "
+        "holds 0 is no difference to speak of."
+    )
+    sheet = Sheet("differences.csv", ("row", "languages", "mean", "low", "high"), values)
+    table = Table(caption, header, rows, csv="differences.csv")
+    return Section("differences", "Beside gibberish alone, item by item", [table], [sheet])
 
 
 # --- classes ------------------------------------------------------------------------------------

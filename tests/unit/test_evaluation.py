@@ -11,11 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pydantic import ValidationError
 
 from raythief import bilstm, evaluation, models
 from raythief.artifacts import Storage
 from raythief.config import LABELS, Inference
-from raythief.evaluation import agreement, measure, wilson
+from raythief.evaluation import agreement, measure, pack_bits, wilson
+from raythief.report.measures import Series
+from raythief.report.records import Score
 from raythief.sharding import Shard
 from raythief.victims import Classifier
 
@@ -169,3 +172,71 @@ def nli_rows(count: int) -> pa.Table:
             "label": ["neutral"] * count,
         }
     )
+
+
+def test_the_items_that_were_right_can_be_read_again() -> None:
+    ids = [3, 0, 2, 1, 4, 5, 6, 7, 8]
+    gold = ["neutral"] * 9
+    said = ["neutral", "neutral", None, "contradiction", *["neutral"] * 4, "entailment"]
+    found = measure(pa.table({"id": ids, "label": gold, "predicted": said}))
+    right = Score.model_validate(found).right
+    # by id: the rejected item 2 counts as wrong here, though it is left out of the accuracy
+    assert right.tolist() == [1, 0, 0, 1, 1, 1, 1, 1, 0]
+    assert found["accuracy"] == 6 / 8
+
+
+@pytest.mark.parametrize("text", ["9:AAA=", "8:AAA=", "x:AA==", "AA==", "-1:", "9:!!"])
+def test_items_that_were_altered_are_refused(text: str) -> None:
+    whole = measure(pa.table({"id": [0], "label": ["neutral"], "predicted": ["neutral"]}))
+    if text == "9:AAA=":  # two bytes hold nine
+        assert len(Score.model_validate({**whole, "right": text}).right) == 9
+        return
+    with pytest.raises(ValidationError):
+        Score.model_validate({**whole, "right": text})
+
+
+def series(name: str, *seeds: dict[str, list[int]]) -> Series:
+    """A row whose items were right or wrong as given, by language, for each seed."""
+    samples = {
+        seed: {
+            "xnli": {
+                code: Score(count=len(bits), accuracy=float(np.mean(bits)),
+                            right=pack_bits(np.array(bits, bool)))
+                for code, bits in languages.items()
+            }
+        }
+        for seed, languages in enumerate(seeds)
+    }  # fmt: skip
+    return Series(name, False, None, samples)
+
+
+def test_two_rows_are_compared_item_by_item() -> None:
+    """In one language: the items on which only one is right decide, as in McNemar's test."""
+    one = series("one", {"en": [1] * 40 + [1] * 12 + [0] * 4 + [0] * 44})
+    two = series("two", {"en": [1] * 40 + [0] * 12 + [1] * 4 + [0] * 44})
+    apart = one.apart(two, "xnli", ["en"])
+    assert apart is not None
+    assert apart.mean == pytest.approx((12 - 4) / 100)
+    deviation = math.sqrt((16 - 8**2 / 100) / 99)
+    assert apart.margin == pytest.approx(1.959964 * deviation / 10)
+    back = two.apart(one, "xnli", ["en"])
+    assert back is not None
+    assert back.mean == -apart.mean
+
+
+def test_rows_that_differ_alike_in_each_language_are_no_surer_for_there_being_more() -> None:
+    bits = np.random.default_rng(0).integers(0, 2, (2, 90)).tolist()
+    single = series("a", {"de": bits[0]}).apart(series("b", {"de": bits[1]}), "xnli", ["de"])
+    many = series("a", dict.fromkeys(("de", "fr", "ru"), bits[0])).apart(
+        series("b", dict.fromkeys(("de", "fr", "ru"), bits[1])), "xnli", ["de", "fr", "ru"]
+    )
+    assert single is not None
+    assert many is not None
+    assert many.margin == pytest.approx(single.margin)
+
+
+def test_what_saw_other_items_is_not_paired() -> None:
+    one, two = series("a", {"en": [1, 0, 1]}), series("b", {"en": [1, 0]})
+    assert one.apart(two, "xnli", ["en"]) is None
+    assert one.apart(one, "xnli", ["en", "de"]) is None
+    assert one.apart(series("c"), "xnli", ["en"]) is None

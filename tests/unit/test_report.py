@@ -16,11 +16,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pyarrow import fs as filesystems
 
 from raythief.config import LABELS, LANGUAGES
 from raythief.errors import UserError
+from raythief.evaluation import pack_bits
 from raythief.report import figures, write
 from raythief.report.measures import wilson
 
@@ -484,7 +486,7 @@ def test_everything_holds_is_said_and_one_seed_is_no_trend(tmp_path: Path) -> No
         ),
         (
             {"gibberish": (0.8, 0.5), "victim": (0.9, 0.6)},
-            "The extractor is no better than its victim in the other languages: −10.0 points",
+            "The extractor is no better than its victim in the other languages: −10.0 ±",
         ),
         ({"gibberish": (0.8, 0.6), "victim": (0.33, 0.33)}, "There is nothing to extract."),
         (
@@ -629,6 +631,30 @@ def test_what_weights_were_selected_on_and_how_fast_they_came_is_told(tmp_path: 
     assert "step 1,500: 87.3 %" in text
     assert "12,346" in text
     assert "41.2" in text
+
+
+def test_rows_are_compared_item_by_item_where_manifests_tell_the_items(tmp_path: Path) -> None:
+    """A difference that two independent rows would not show, on items that they share."""
+    storage = Storage(tmp_path, miniature(VARIANTS))
+    bits = {"gibberish": [1] * 80 + [0] * 20, "10 % after": [1] * 88 + [0] * 12}
+    for name, right in bits.items():
+        share = sum(right) / 100
+        row = storage.done(name, 0, flat(share, share), flat(0.9, 0.33), count=100)
+        path = storage.root / row["stages"]["evaluation"]["path"] / "manifest.json"
+        content = json.loads(path.read_text())
+        for score in content["results"]["sets"]["xnli"].values():
+            score["right"] = pack_bits(np.array(right, bool))
+        path.write_text(json.dumps(content))
+    folder = storage.report()
+    text = text_of(folder)
+    assert "Some real English data helps" in text
+    assert "no more than the noise" not in text
+    half = 196 * math.sqrt(0.08 * 0.92 / 99)
+    [english] = [one for one in sheet(folder, "differences.csv")
+                 if one["row"] == "10 % after" and one["languages"] == "English"]  # fmt: skip
+    assert float(english["mean"]) == pytest.approx(0.08)
+    assert float(english["low"]) == pytest.approx(0.08 - half / 100, abs=1e-4)
+    assert f"+{8 - half:.1f} to +{8 + half:.1f}" in text
 
 
 @pytest.mark.parametrize(
