@@ -31,9 +31,10 @@ the batches that count are together as long as the mean. The ratio of a round is
 that met. The median is told, with the lowest and the highest.
 
 Last, two workers on a core each meet the one worker: the efficiency is the tokens a second of two
-over twice those of one. Two cores share the bandwidth to memory and, where the processor does so,
-its clock and its last cache, and gradients go from one worker to the other through main memory,
-once a step. All of that is in the figure. On a GPU this part is left out.
+over twice those of one. What the machine itself allows stands beside it: `efficiency_of_products`
+is the share of its speed that a process keeps when two multiply large matrices at once, for cores
+share the bandwidth to memory, a clock, or even their arithmetic units. Gradients go from one worker
+to the other through main memory, once a step. On a GPU this part is left out.
 
 On a GPU the default is XLM-R-Large in bfloat16, and `memory_gib` the most that PyTorch held. Two
 contenders are in its memory side by side, but one computes at a time: kernels that are queued when
@@ -55,6 +56,7 @@ import math
 import multiprocessing
 import os
 import signal
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -493,6 +495,23 @@ def compare(stand: Stand, task: Task, asked: Any) -> dict[str, Any]:
     return found
 
 
+def product(threads: int) -> float:
+    """Operations a second of large products of matrices, for two seconds."""
+    torch.set_num_threads(threads)
+    found, end = [], time.monotonic() + 2
+    while time.monotonic() < end:
+        found.append(speed.matrix_flops(torch.device("cpu"), torch.float32))
+    return statistics.median(found)
+
+
+def shared(workers: int, threads: int) -> float:
+    """What share of its own speed a process keeps when as many multiply matrices at once."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(product, [threads] * workers))  # imports are done, too
+        alone = pool.submit(product, threads).result()
+        return statistics.mean(pool.map(product, [threads] * workers)) / alone
+
+
 def ratio(name: str, ours: Rates, other: Rates, share: int = 1) -> dict[str, Any]:
     """How many times as fast as the other, by the worker: the median; the lowest and highest."""
     ratios = ours.tokens / ours.seconds / (other.tokens / other.seconds) / share
@@ -560,6 +579,8 @@ def main() -> None:
             "steps": asked.steps,
             "tokens_per_step": round(mean),
         }
+        if asked.workers > 1:
+            found["efficiency_of_products"] = round(shared(asked.workers, asked.threads), 3)
         began = time.monotonic()
         with (
             runs.cluster(None),
