@@ -311,7 +311,9 @@ class _Chain:
         def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
             examples = []
             if labels is not None:
-                examples.append(training.Examples(given["queries"], labels=given["labels"]))
+                first = spec.extractor.queries
+                bought = training.Examples(given["queries"], labels=given["labels"], first=first)
+                examples.append(bought)
             if gold:
                 count = given["real"].read_table("en.parquet", ["id"]).num_rows
                 ids = nli.nested_subset(count, gold, spec.seed)
@@ -345,6 +347,8 @@ class _Chain:
             "real_fraction": gold,
             "real_seed": spec.seed if 0 < gold < 1 else None,
         }
+        if labels is not None and spec.extractor.queries is not None:
+            config["queries"] = spec.extractor.queries
         return Stage(name, config, build, inputs)
 
     @cached_property

@@ -100,7 +100,7 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
     if role == "extractor":
         parts = []
         if spec.real.placement != "only":
-            parts.append((count, gibberish))
+            parts.append((spec.extractor.queries or count, gibberish))
         if spec.real.placement != "after" and spec.real.fraction:
             parts.append((round(spec.real.fraction * real), TOKENS_PER_REAL_PAIR))
         return _training(spec, spec.extractor, spec.extractor.training, parts)

@@ -95,6 +95,15 @@ class Spec(Section):
         return self
 
     @model_validator(mode="after")
+    def _so_many_queries_are_bought(self) -> Spec:
+        if (self.extractor.queries or 0) > self.queries.count:
+            raise ValueError(
+                f"extractor.queries is {self.extractor.queries:,}, more than the "
+                f"{self.queries.count:,} of queries.count"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _soft_labels_are_bought(self) -> Spec:
         if self.extractor.training.soft_labels is not None and not self.victim.scores:
             raise ValueError(

@@ -181,6 +181,9 @@ class Victim(Model):
 class Extractor(Model):
     """The thief's model: a pre-trained encoder that is fine-tuned on the victim's labels."""
 
+    queries: int | None = Field(None, ge=1)
+    """Learn from only the first so many of the labelled queries, of which fewer lie within more;
+    null takes all. All of `queries.count` are bought, once, whatever rows take of them."""
     model: str = "FacebookAI/xlm-roberta-large"
     """Hub id, folder (absolute or relative to `data_root`), `miniature:multilingual`, or `bilstm`
     for the baseline that `bilstm` describes."""

@@ -7,14 +7,15 @@ the storage, at any time, of a run that has finished, failed or is still going. 
 give the same report, byte for byte.
 
 ``records`` reads, ``measures`` reckons, ``cast`` and ``findings`` say what holds, ``scores``,
-``comparison`` and ``course`` make the sections, ``figures`` draws, ``render`` makes the files.
+``comparison``, ``fidelity`` and ``course`` make the sections, ``figures`` draws, ``render`` makes
+the files.
 """
 
 from __future__ import annotations
 
 from pyarrow import fs as filesystems
 
-from raythief.report import comparison, course, scores
+from raythief.report import comparison, course, fidelity, scores
 from raythief.report.blocks import Points, Section, Text
 from raythief.report.cast import cast
 from raythief.report.findings import findings, summary, verdict
@@ -63,6 +64,7 @@ def sections(run: Run) -> list[Section]:
         scores.accuracy(run, series, parts) if parts else None,
         comparison.beside_the_paper(run, series) if parts else None,
         scores.differences(series, parts) if parts else None,
+        fidelity.fidelity(run, series, parts.chosen) if parts else None,
         scores.agreement(series),
         scores.classes(series, parts),
         course.labels(run),

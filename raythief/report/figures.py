@@ -199,6 +199,45 @@ def loss_curves(panels: Sequence[tuple[str, Sequence[Curve]]]) -> str:
         return _svg(figure)
 
 
+def by_queries(
+    curves: Sequence[tuple[str, tuple[str, str, str], Sequence[tuple[int, float, float, float]]]],
+    price: float,
+) -> str:
+    """Shares by the number of queries, on a logarithmic axis, and their price above it.
+
+    Args:
+        curves: Name, style, and queries, mean, low and high of each point.
+        price: Dollars a query; 0 leaves the upper axis out.
+    """
+    with matplotlib.rc_context(SETTINGS):
+        figure, axes = _canvas(3.6)
+        for i, (name, (colour, _, marker), points) in enumerate(curves):
+            counts = [count for count, *_ in points]
+            means = [100 * mean for _, mean, _, _ in points]
+            reach = [
+                [max(0.0, 100 * (mean - low)) for _, mean, low, _ in points],
+                [max(0.0, 100 * (high - mean)) for _, mean, _, high in points],
+            ]
+            axes.errorbar(
+                counts, means, yerr=reach, color=colour, marker=marker, ms=5, lw=1.3,
+                ls=("-", "--", "-.", ":")[i % 4], elinewidth=0.9, capsize=2, label=name,
+            )  # fmt: skip
+        axes.axhline(100 * CHANCE, color=INK, lw=0.8, ls=":")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(_thousands)
+        axes.set_xlabel("queries")
+        axes.set_ylabel("%")
+        axes.set_ylim(0, 100)
+        axes.grid(axis="y")
+        if price:
+            ways: Any = (lambda count: count * price, lambda usd: usd / price)
+            dollars = axes.secondary_xaxis("top", functions=ways)
+            dollars.xaxis.set_major_formatter(_dollars)
+            dollars.set_xlabel("price of the queries")
+        axes.legend(loc="lower right")  # above stands the price
+        return _svg(figure)
+
+
 def stage_bars(rows: Sequence[tuple[str, Sequence[tuple[str, float, bool]]]]) -> str:
     """Stacked bars of seconds a stage; stages that were reused are thin lines."""
     names = list(dict.fromkeys(stage for _, parts in rows for stage, _, _ in parts))
@@ -290,6 +329,14 @@ def _plain_rows(axes: Axes) -> None:
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
     axes.set_axisbelow(True)
+
+
+def _thousands(value: float, _: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _dollars(value: float, _: float) -> str:
+    return f"${value:,.2f}"
 
 
 def _legend(axes: Axes, columns: int, handles: list[Any] | None = None) -> None:

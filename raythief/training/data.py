@@ -40,6 +40,8 @@ class Examples:
     """Bought labels, joined by id; None where the texts carry gold labels."""
     ids: NDArray[np.int64] | None = None
     """Rows to take; None takes all."""
+    first: int | None = None
+    """Take only the first so many rows that have a label; None takes all."""
 
     def read(self) -> pa.Table:
         """Columns ``premise``, ``hypothesis``, ``label``, in the order of ids; and, of bought
@@ -62,6 +64,7 @@ class Examples:
             table = table.filter(pc.is_valid(table["label"]))  # the victim rejected the others
         if self.ids is not None:
             table = table.take(pa.array(self.ids))
+        table = table.slice(0, self.first)
         return table.select(schema.names).cast(schema)
 
 

@@ -148,6 +148,13 @@ def test_the_gate_before_the_purchase_spares_the_test_split_if_it_can():
     assert gate(xnli=test) == "test"
 
 
+def test_rows_that_learn_from_fewer_queries_share_one_purchase():
+    none, some = prints(), prints(extractor__queries=100)
+    assert {role for role in none if some[role] != none[role]} == {"extractor", "evaluation"}
+    with pytest.raises(UserError, match=r"extractor\.queries is 601, more than the 600"):
+        spec(extractor__queries=601)
+
+
 def test_a_baseline_buys_nothing():
     for base in (SMALL, PAPER):
         baseline = prints(base, real__fraction=1.0, real__placement="only")

@@ -633,6 +633,32 @@ def test_what_weights_were_selected_on_and_how_fast_they_came_is_told(tmp_path: 
     assert "41.2" in text
 
 
+def test_what_so_many_queries_carry_off_is_drawn_and_priced(tmp_path: Path) -> None:
+    variants = {f"{count} queries": {"extractor.queries": count} for count in (1000, 5000)}
+    variants["all"] = {}
+    storage = Storage(
+        tmp_path, miniature(variants, costs={"query_usd": 0.001}, queries={"count": 20000})
+    )
+    for i, name in enumerate(variants):
+        storage.done(name, 0, flat(0.5 + 0.1 * i, 0.4 + 0.1 * i), flat(0.9, 0.33))
+    folder = storage.report()
+    text = text_of(folder)
+    assert "What so many queries carry off" in text
+    assert "$5.00" in text
+    assert (folder / "fidelity.svg").exists()
+    rows = [one for one in sheet(folder, "fidelity.csv") if one["measure"] == "English"]
+    assert [(int(one["queries"]), float(one["usd"])) for one in rows] == [
+        (1000, 1.0),
+        (5000, 5.0),
+        (20000, 20.0),
+    ]
+    assert [float(one["mean"]) for one in rows] == pytest.approx([0.5, 0.6, 0.7])
+
+
+def test_rows_of_one_number_of_queries_draw_no_curve(complete: Path) -> None:
+    assert "What so many queries carry off" not in text_of(complete)
+
+
 def test_rows_are_compared_item_by_item_where_manifests_tell_the_items(tmp_path: Path) -> None:
     """A difference that two independent rows would not show, on items that they share."""
     storage = Storage(tmp_path, miniature(VARIANTS))

@@ -333,6 +333,16 @@ def test_labels_of_other_ids_are_refused(pairs: Artifact, ids: list[int]):
         Examples(pairs, labels=bought(pairs, ids)).read()
 
 
+def test_fewer_queries_lie_within_more(pairs: Artifact):
+    found = [
+        Examples(pairs, labels=bought(pairs, list(range(6))), first=first).read().to_pylist()
+        for first in (2, 4, None)
+    ]
+    assert [len(rows) for rows in found] == [2, 4, 6]
+    assert found[2][:4] == found[1]
+    assert found[1][:2] == found[0]
+
+
 def test_bought_probabilities_come_along_and_what_was_rejected_does_not(pairs: Artifact):
     artifact = Artifact(pairs.storage, "labels", "scored")
     scores = {name: [0.1 * i for i in range(6)] for name in SCORES}
