@@ -15,6 +15,11 @@ import pytest
 import yaml
 from rich.console import Console
 
+from raythief.artifacts import Artifact, Storage
+
+Whole = tuple[Path, Path, dict[str, Any]]
+"""A finished run: spec file, storage folder, and run record."""
+
 TINY: dict[str, Any] = {
     "name": "tiny",
     "corpus": {"source": "miniature", "sentences": 400},
@@ -100,7 +105,14 @@ def files_of(folder: Path, stages: Sequence[str]) -> dict[str, bytes]:
     }
 
 
-def prepared(whole: tuple[Path, Path, dict[str, Any]], folder: Path, *dropped: str) -> Path:
+def artifact(whole: Whole, role: str, row: int = 0) -> Artifact:
+    """What a finished run made, by its role in one of the run's rows."""
+    _, storage, record = whole
+    stage, fingerprint = record["rows"][row]["stages"][role]["path"].split("/")
+    return Storage.at(str(storage)).artifact(stage, fingerprint)
+
+
+def prepared(whole: Whole, folder: Path, *dropped: str) -> Path:
     """A copy of the finished storage in which some stages have yet to be built."""
     _, storage, _ = whole
     copy = folder / "artifacts"
@@ -111,7 +123,7 @@ def prepared(whole: tuple[Path, Path, dict[str, Any]], folder: Path, *dropped: s
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """One run of everything: spec file, storage folder, and run record."""
     folder = tmp_path_factory.mktemp("whole")
     storage = folder / "artifacts"

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from conftest import run_spec, write_spec
+from conftest import Whole, artifact, run_spec, write_spec
 from raythief import bilstm, models
-from raythief.artifacts import Artifact, Storage
 from raythief.victims import Classifier
 
 LANGUAGES = ("en", "de", "hi")
@@ -30,11 +28,9 @@ BILSTM = {
 
 pytestmark = pytest.mark.slow
 
-Finished = tuple[Path, Path, dict[str, Any]]
-
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """One run: spec file, storage folder, run record."""
     folder = tmp_path_factory.mktemp("bilstm")
     storage = folder / "artifacts"
@@ -54,21 +50,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return file, storage, run_spec(file)
 
 
-def artifact(finished: Finished, role: str) -> Artifact:
-    _, storage, record = finished
-    [row] = record["rows"]
-    stage, fingerprint = row["stages"][role]["path"].split("/")
-    return Storage.at(str(storage)).artifact(stage, fingerprint)
-
-
-def test_the_row_is_done_and_reported(finished: Finished) -> None:
+def test_the_row_is_done_and_reported(finished: Whole) -> None:
     _, _, record = finished
     assert [row["status"] for row in record["rows"]] == ["done"]
     assert not {"queries", "labels"} & record["rows"][0]["stages"].keys()
     assert "bilstm" in Path(record["report"]).read_text(encoding="utf-8")
 
 
-def test_every_language_is_learned_from_english_labels(finished: Finished) -> None:
+def test_every_language_is_learned_from_english_labels(finished: Whole) -> None:
     scores = artifact(finished, "evaluation").verify()["results"]["sets"]["xnli"]
     assert scores.keys() == set(LANGUAGES)
     for language in LANGUAGES:
@@ -77,7 +66,7 @@ def test_every_language_is_learned_from_english_labels(finished: Finished) -> No
         assert scores[language]["agreement"] is not None
 
 
-def test_each_language_is_evaluated_with_its_own_model(finished: Finished) -> None:
+def test_each_language_is_evaluated_with_its_own_model(finished: Whole) -> None:
     """The reference: the language's folder by itself, and not that of another."""
     from raythief.config import Inference
 
@@ -91,7 +80,7 @@ def test_each_language_is_evaluated_with_its_own_model(finished: Finished) -> No
         assert kept.read_table(f"xnli/{language}")["predicted"].to_pylist() == expected
 
 
-def test_alignment_moves_the_lstm_of_the_language_and_nothing_else(finished: Finished) -> None:
+def test_alignment_moves_the_lstm_of_the_language_and_nothing_else(finished: Whole) -> None:
     aligned, words = artifact(finished, "aligned"), artifact(finished, "bilstm")
     english = models.classifier(aligned.local("model/en")).state_dict()
     trained = models.classifier(artifact(finished, "extractor").local("model")).state_dict()
@@ -105,7 +94,7 @@ def test_alignment_moves_the_lstm_of_the_language_and_nothing_else(finished: Fin
             assert torch.equal(weights, english[name]) == ("lstm" not in name), name
 
 
-def test_translations_are_found_better_than_before(finished: Finished) -> None:
+def test_translations_are_found_better_than_before(finished: Whole) -> None:
     told = artifact(finished, "aligned").verify()["results"]["languages"]
     assert told.keys() == {"de", "hi"}
     for language, results in told.items():
@@ -113,7 +102,7 @@ def test_translations_are_found_better_than_before(finished: Finished) -> None:
 
 
 def test_a_run_that_was_killed_goes_on_with_the_languages_that_lack(
-    finished: Finished, tmp_path: Path
+    finished: Whole, tmp_path: Path
 ) -> None:
     """`de` is done, `hi` is half written; the results of a killed run are those of a whole one."""
     file, storage, _ = finished
@@ -133,7 +122,7 @@ def test_a_run_that_was_killed_goes_on_with_the_languages_that_lack(
         assert (folder / f"model/{name}/model.safetensors").read_bytes() == content
 
 
-def test_a_models_card_says_how_to_load_it(finished: Finished) -> None:
+def test_a_models_card_says_how_to_load_it(finished: Whole) -> None:
     aligned = artifact(finished, "aligned")
     for language in LANGUAGES:
         card = (aligned.local(f"model/{language}") / "README.md").read_text(encoding="utf-8")

@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from conftest import write_spec
+from conftest import Whole, write_spec
 from raythief import config, sweep
 from raythief.errors import UserError
-
-Whole = tuple[Path, Path, dict[str, Any]]
 
 SWEEP = {
     "evaluation__sets__xnli__split": "validation",

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import run_spec
+from conftest import Whole, artifact, run_spec
 from raythief.config import LABELS
 from raythief.nli import SCORES
-
-Whole = tuple[Path, Path, dict[str, Any]]
 
 
 def trained(file: Path, storage: Path, copy: Path, *overrides: str) -> tuple[dict, dict]:
     """Weights and manifest results of an extractor that is trained anew with some overrides."""
-    from raythief.artifacts import Storage
-
     shutil.copytree(storage, copy)
     shutil.rmtree(copy / "extractor")
     record = run_spec(file, f"storage={copy}", *overrides, only=["gibberish"], until="extractor")
-    stage, fingerprint = record["rows"][0]["stages"]["extractor"]["path"].split("/")
-    artifact = Storage.at(str(copy)).artifact(stage, fingerprint)
-    return load_file(artifact.local("model") / "model.safetensors"), artifact.verify()["results"]
+    made = artifact((file, copy, record), "extractor")
+    return load_file(made.local("model") / "model.safetensors"), made.verify()["results"]
 
 
 def assert_same_training(whole: Whole, weights: dict, told: dict) -> None:
@@ -37,14 +29,10 @@ def assert_same_training(whole: Whole, weights: dict, told: dict) -> None:
 
     The optimiser's steps of 1e-3 have moved the weights by some hundredths in 40 steps.
     """
-    from raythief.artifacts import Storage
-
-    _, storage, record = whole
-    stage, fingerprint = record["rows"][0]["stages"]["extractor"]["path"].split("/")
-    artifact = Storage.at(str(storage)).artifact(stage, fingerprint)
-    for name, weight in load_file(artifact.local("model") / "model.safetensors").items():
+    made = artifact(whole, "extractor")
+    for name, weight in load_file(made.local("model") / "model.safetensors").items():
         torch.testing.assert_close(weights[name], weight, atol=2e-3, rtol=0, msg=name)
-    losses = [point["loss"] for point in artifact.verify()["results"]["history"]]
+    losses = [point["loss"] for point in made.verify()["results"]["history"]]
     assert [point["loss"] for point in told["history"]] == pytest.approx(losses, rel=5e-3)
 
 
@@ -73,26 +61,26 @@ def test_micro_batches_do_not_change_what_is_learned(whole: Whole, tmp_path: Pat
 @pytest.mark.slow
 def test_probabilities_are_bought_and_learned_from(whole: Whole, tmp_path: Path) -> None:
     """Labels with probabilities are labels of another kind: they are bought anew, and the same."""
-    file, storage, record = whole
-    shutil.copytree(storage, tmp_path / "soft")
+    file, storage, _ = whole
+    copy = tmp_path / "soft"
+    shutil.copytree(storage, copy)
     overrides = ("victim.scores=true", "extractor.training.soft_labels={temperature: 1.5}")
-    soft = run_spec(
-        file, f"storage={tmp_path / 'soft'}", *overrides, only=["gibberish"], until="extractor"
-    )["rows"][0]["stages"]
-    hard = record["rows"][0]["stages"]
-    assert soft["queries"]["reused"]
-    table = pq.read_table(tmp_path / "soft" / soft["labels"]["path"])
-    scores = np.stack([table[name].to_numpy() for name in SCORES], axis=1)
+    record = run_spec(file, f"storage={copy}", *overrides, only=["gibberish"], until="extractor")
+    soft: Whole = (file, copy, record)
+    assert record["rows"][0]["stages"]["queries"]["reused"]
+    bought = artifact(soft, "labels").read_table()
+    scores = np.stack([bought[name].to_numpy() for name in SCORES], axis=1)
     assert scores.sum(1) == pytest.approx(1.0, abs=1e-5)
-    assert [LABELS[i] for i in scores.argmax(1)] == table["label"].to_pylist()
-    plain = pq.read_table(storage / hard["labels"]["path"])
-    assert table.select(["id", "label"]).sort_by("id") == plain.sort_by("id")
+    assert [LABELS[i] for i in scores.argmax(1)] == bought["label"].to_pylist()
+    assert bought.select(["id", "label"]) == artifact(whole, "labels").read_table(
+        columns=["id", "label"]
+    )
 
-    def losses(place: Path, stages: dict[str, Any]) -> list[float]:
-        told = json.loads((place / stages["extractor"]["path"] / "manifest.json").read_text())
-        return [point["loss"] for point in told["results"]["history"]]
+    def losses(run: Whole) -> list[float]:
+        told = artifact(run, "extractor").verify()["results"]
+        return [point["loss"] for point in told["history"]]
 
-    assert losses(tmp_path / "soft", soft) != losses(storage, hard)
+    assert losses(soft) != losses(whole)
 
 
 @pytest.mark.slow

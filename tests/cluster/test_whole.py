@@ -14,18 +14,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from conftest import files_of, run_spec
+from conftest import Whole, artifact, files_of, run_spec
 from raythief import evaluation
-from raythief.artifacts import Artifact, Storage
 from raythief.config import LABELS
-
-Whole = tuple[Path, Path, dict[str, Any]]
-
-
-def artifact(whole: Whole, role: str, row: int = 0) -> Artifact:
-    _, storage, record = whole
-    stage, fingerprint = record["rows"][row]["stages"][role]["path"].split("/")
-    return Storage.at(str(storage)).artifact(stage, fingerprint)
 
 
 def results(whole: Whole, role: str, row: int = 0) -> dict[str, Any]:

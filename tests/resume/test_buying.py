@@ -17,10 +17,8 @@ import pytest
 from test_kill import kill_when, start
 
 from api_server import ApiServer, label_of
-from conftest import prepared, raythief, run_spec, write_spec
+from conftest import Whole, prepared, raythief, run_spec, write_spec
 from raythief import status
-
-Whole = tuple[Path, Path, dict[str, Any]]
 
 IN_FLIGHT = {"in_flight": 4, "rows_per_request": 5, "backoff_s": 0.05, "attempts": 3}
 AT_STAKE = 3 * 4 * 5

@@ -9,13 +9,10 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from conftest import command, files_of, prepared, raythief, write_spec
-
-Whole = tuple[Path, Path, dict[str, Any]]
+from conftest import Whole, command, files_of, prepared, raythief, write_spec
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
