@@ -73,8 +73,8 @@ def run(
         str | None,
         typer.Option(
             metavar="STAGE",
-            help="Stop after this stage: corpus, vocabulary, queries, victim, labels, extractor, "
-            "finetuned, evaluation.",
+            help="Stop after this stage: corpus, vocabulary, queries, figure2, victim, labels, "
+            "extractor, finetuned, evaluation.",
         ),
     ] = None,
     only: Only = None,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -96,6 +97,18 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def classifier(folder: Path, attention: str = "auto") -> PreTrainedModel:
     """A finished three-way classifier with its own head."""
     model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        attn_implementation=None if attention == "auto" else attention,
+    )
+    return model
+
+
+def encoder(folder: Path, attention: str = "auto") -> PreTrainedModel:
+    """An encoder without any head."""
+    model: PreTrainedModel = AutoModel.from_pretrained(
         folder,
         trust_remote_code=False,
         use_safetensors=True,

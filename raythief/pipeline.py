@@ -18,11 +18,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray
 from rich.markup import escape
 
 from raythief import (
     alignment,
+    analysis,
     cards,
     corpora,
     evaluation,
@@ -45,6 +47,7 @@ from raythief.config import (
     LANGUAGES,
     BiLstm,
     Corpus,
+    Figure2,
     Language,
     Model,
     Pairs,
@@ -114,13 +117,13 @@ class _Chain:
     def roles(self) -> Iterator[tuple[str, Stage]]:
         """Yield the stages by role."""
         spec = self.spec
-        if spec.victim.model.startswith("miniature:") or spec.extractor.model.startswith(
-            "miniature:"
-        ):
+        figure2 = spec.figure2 if spec.real.placement != "only" else None
+        used = [spec.victim, spec.extractor, *([figure2] if figure2 else [])]
+        if any(model.model.startswith("miniature:") for model in used):
             yield "encoders", self.encoders
         for name, (examples, _) in self.sets.items():
             yield f"examples:{name}", examples
-        if spec.victim.training or spec.real.fraction:
+        if spec.victim.training or spec.real.fraction or figure2:
             yield "real", self.real
 
         victim = self._victim(spec.victim)
@@ -153,6 +156,8 @@ class _Chain:
             yield "vocabulary", vocabulary
             gibberish = self._queries(vocabulary)
             yield "queries", gibberish
+            if figure2 is not None:
+                yield from self._figure2(figure2, gibberish)
             gate = self._sanity(victim)
             if gate is not None:
                 yield "sanity", gate
@@ -460,6 +465,60 @@ class _Chain:
                 for name, (_, languages) in sets.items()
             )
         return Stage(name, config, build, inputs, queries=bought)
+
+    def _figure2(self, how: Figure2, gibberish: Stage) -> Iterator[tuple[str, Stage]]:
+        """Vectors of all real training pairs, of some other real ones and of some queries, and
+        how far the latter two are from the first."""
+        spec = self.spec
+        encoder = self._encoder(how, "figure2.model")
+
+        def vectors(
+            pairs: Stage, chosen: Mapping[str, int], read: Callable[[Artifact], pa.Table]
+        ) -> Stage:
+            def build(
+                target: Artifact, given: Mapping[str, Artifact], tell: Tell
+            ) -> dict[str, Any]:
+                source = encoder.source(given)
+                assert isinstance(source, models.Source), "an API gives no vectors"
+                return analysis.embed(
+                    target, read(given["pairs"]), source, spec.inference, spec.resources, tell
+                )
+
+            config = {
+                "model": encoder.config,
+                "pooling": "max",
+                "inference": _plain(spec.inference, "tokens_per_batch"),
+                **chosen,
+            }
+            return Stage("vectors", config, build, {**encoder.inputs, "pairs": pairs})
+
+        count, seed = how.count, spec.seed
+        inputs = {
+            "train": vectors(self.real, {}, analysis.examples),
+            "real": vectors(
+                self.sets[how.real][0],
+                {"count": count, "seed": seed},
+                lambda pairs: analysis.sample(pairs, count, seed, how.real),
+            ),
+            "gibberish": vectors(
+                gibberish, {"count": count}, lambda pairs: analysis.queries(pairs, count)
+            ),
+        }
+        for name, stage in inputs.items():
+            yield f"vectors:{name}", stage
+
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+            return analysis.compare(
+                target,
+                given["train"],
+                given["real"],
+                given["gibberish"],
+                how.distance,
+                spec.resources,
+                tell,
+            )
+
+        yield "figure2", Stage("figure2", {"distance": how.distance}, build, inputs)
 
     def _examples(self, pairs: Pairs, where: str) -> Stage:
         spec = self.spec

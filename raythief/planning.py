@@ -104,6 +104,14 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
         if spec.real.placement != "after" and spec.real.fraction:
             parts.append((round(spec.real.fraction * real), TOKENS_PER_REAL_PAIR))
         return _training(spec, spec.extractor, spec.extractor.training, parts)
+    if role.startswith("vectors:") and spec.figure2 is not None:
+        kind = role.partition(":")[2]
+        pairs = real if kind == "train" else spec.figure2.count
+        length = gibberish if kind == "gibberish" else TOKENS_PER_REAL_PAIR
+        tokens = pairs * min(length, spec.inference.max_tokens)
+        return Work(f"{pairs:,} pairs", 2 * _per_token(spec.figure2, spec) * tokens)
+    if role == "figure2" and spec.figure2 is not None:
+        return Work(f"{2 * spec.figure2.count:,} x {real:,} distances")
     if role == "aligned":
         assert spec.extractor.bilstm is not None
         count = len(row.stages[role].config["languages"])
@@ -189,12 +197,12 @@ def _per_token(model: Model, spec: Spec) -> float:
 
 def _tokens_per_query(row: runs.Row, storage: Storage) -> float:
     """Mean encoded length of a query: measured where labels are there, else an estimate."""
-    if "labels" not in row.stages:
+    if "queries" not in row.stages:
         return 0.0
 
     def results(role: str) -> dict[str, Any]:
-        stage = row.stages[role]
-        manifest = storage.artifact(stage.name, stage.fingerprint).manifest()
+        stage = row.stages.get(role)
+        manifest = stage and storage.artifact(stage.name, stage.fingerprint).manifest()
         return manifest["results"] if manifest else {}
 
     labels = results("labels")

@@ -44,17 +44,19 @@ class Row:
 
 
 def rows(spec: Spec, only: Sequence[str] = ()) -> list[Row]:
-    """All rows of a spec, or those of the named variants.
+    """All rows of a spec, or those of the named variants, as far as its ``until`` goes.
 
     Raises:
-        UserError: no variant has that name, or a row names a file that is of no use.
+        UserError: no variant has that name, a row names a file that is of no use, or no stage is
+            called as ``until`` says.
     """
     found = [variant for variant in expand(spec) if not only or variant.name in only]
     for name in only:
         if name not in spec.variants:
             known = ", ".join(spec.variants) or "none"
             raise UserError(f"--only {name}: the spec has no such variant; it has: {known}")
-    return [Row(variant, pipeline.stages(variant.spec)) for variant in found]
+    made = [Row(variant, pipeline.stages(variant.spec)) for variant in found]
+    return _cut_all_off(made, spec.until, "until:") if spec.until else made
 
 
 def owners(all_rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
@@ -92,6 +94,14 @@ def cut_off(row: Row, until: str) -> Row:
         row.variant,
         {role: stage for role, stage in row.stages.items() if stage.fingerprint in needed},
     )
+
+
+def _cut_all_off(all_rows: Sequence[Row], until: str, field: str) -> list[Row]:
+    """All rows without what comes after a stage that at least one of them has."""
+    known = list(dict.fromkeys(role for row in all_rows for role in row.stages))
+    if until not in known:
+        raise UserError(f"{field} {until}: no such stage; choose from {', '.join(known)}")
+    return [cut_off(row, until) for row in all_rows]
 
 
 def check(all_rows: Sequence[Row], storage: Storage, budget: int | None = None) -> None:
@@ -230,10 +240,7 @@ def run(
     started = time.time()
     wanted = rows(spec, only)
     if until:
-        known = list(dict.fromkeys(role for row in wanted for role in row.stages))
-        if until not in known:
-            raise UserError(f"--until {until}: no such stage; choose from {', '.join(known)}")
-        wanted = [cut_off(row, until) for row in wanted]
+        wanted = _cut_all_off(wanted, until, "--until")
     storage = Storage.at(spec.storage)
     check(wanted, storage, spec.costs.budget)
     stages = {stage.fingerprint: stage for row in wanted for stage in row.stages.values()}

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from raythief import encoding, models, nli
 from raythief.config import LABELS, Inference, Label
@@ -38,7 +40,68 @@ def check_names(source: models.Source, labels: Sequence[Label] | None) -> None:
     nli.label_names(names, labels, "victim.labels")
 
 
-class Classifier:
+class Forward:
+    """A model in this process, and what it gives for encoded pairs, batch by batch."""
+
+    def __init__(
+        self,
+        load: Callable[[Path, str], PreTrainedModel],
+        source: models.Source,
+        inference: Inference,
+        cpus: float,
+        words: Sequence[str] | None = None,
+    ) -> None:
+        """Load the model.
+
+        Args:
+            load: Makes it from a folder and the name of an attention implementation.
+            source: Where it comes from.
+            inference: Batching and number format.
+            cpus: Threads to use on a CPU. Fixed rather than "all there are", because the number
+                of threads may flip near-ties.
+            words: The words of the texts to come, if they are gibberish: spares the tokenizer.
+        """
+        torch.set_num_threads(max(1, int(cpus)))
+        folder = source.local()
+        self.tokenizer = models.tokenizer(folder)
+        self.device = models.device()
+        self.dtype = models.dtype(inference.precision, self.device)
+        model = load(folder, inference.attention).to(self.device, self.dtype).eval()
+        longest = min(inference.max_tokens, models.longest(model, self.tokenizer))
+        self.encode = PairEncoder(self.tokenizer, words, longest)
+        self.config = model.config
+        self.model = torch.compile(model, dynamic=True) if inference.compile else model
+        self.tokens_per_batch = inference.tokens_per_batch or TOKENS_PER_BATCH[self.device.type]
+        """Padded tokens per forward pass; halved when they do not fit the GPU's memory."""
+
+    def outputs(self, encoded: encoding.Encoded) -> Iterator[tuple[NDArray[np.int64], Any]]:
+        """Yield the rows of each batch and the model's output for them, in its own order.
+
+        Raises:
+            UserError: the GPU's memory does not hold a single pair.
+        """
+        batches = deque(encoding.pack(encoded.lengths, self.tokens_per_batch))
+        while batches:
+            rows = batches.popleft()
+            try:
+                output = self.model(**encoded.batch(rows, self.device))
+            except torch.OutOfMemoryError:
+                if len(rows) == 1:
+                    raise UserError(
+                        "inference.max_tokens: the GPU's memory does not hold a single pair of "
+                        f"{encoded.lengths[rows].max()} tokens; lower it, or take a larger GPU"
+                    ) from None
+                self.tokens_per_batch //= 2
+                log.warning("GPU memory is short: %d tokens a batch now", self.tokens_per_batch)
+                torch.cuda.empty_cache()
+                left = np.concatenate([rows, *batches])
+                again = encoding.pack(encoded.lengths[left], self.tokens_per_batch)
+                batches = deque(left[places] for places in again)
+                continue
+            yield rows, output
+
+
+class Classifier(Forward):
     """A ``transformers`` sequence classifier in this process."""
 
     def __init__(
@@ -49,31 +112,20 @@ class Classifier:
         labels: Sequence[Label] | None = None,
         words: Sequence[str] | None = None,
     ) -> None:
-        """Load the model.
+        """Load the model; the arguments are those of ``Forward``, and ``labels``.
 
         Args:
             source: Where it comes from.
             inference: Batching and number format.
-            cpus: Threads to use on a CPU. Fixed rather than "all there are", because the number
-                of threads may flip near-ties.
+            cpus: Threads to use on a CPU.
             labels: Names of outputs 0, 1, 2 where the model's config does not tell.
-            words: The words of the texts to come, if they are gibberish: spares the tokenizer.
+            words: The words of the texts to come, if they are gibberish.
 
         Raises:
             UserError: its config does not name its outputs and ``labels`` is None.
         """
-        torch.set_num_threads(max(1, int(cpus)))
-        folder = source.local()
-        self.tokenizer = models.tokenizer(folder)
-        self.device = models.device()
-        self.dtype = models.dtype(inference.precision, self.device)
-        model = models.classifier(folder, inference.attention).to(self.device, self.dtype).eval()
-        longest = min(inference.max_tokens, models.longest(model, self.tokenizer))
-        self.encode = PairEncoder(self.tokenizer, words, longest)
-        self.labels = nli.label_names(model.config.id2label, labels, "victim.labels")
-        self.model = torch.compile(model, dynamic=True) if inference.compile else model
-        self.tokens_per_batch = inference.tokens_per_batch or TOKENS_PER_BATCH[self.device.type]
-        """Padded tokens per forward pass; halved when they do not fit the GPU's memory."""
+        super().__init__(models.classifier, source, inference, cpus, words)
+        self.labels = nli.label_names(self.config.id2label, labels, "victim.labels")
 
     def __call__(self, premises: Texts, hypotheses: Texts) -> tuple[list[Label], dict[str, Any]]:
         """Label pairs: what ``answer`` gives, without the probabilities."""
@@ -95,7 +147,8 @@ class Classifier:
         encoded = self.encode(premises, hypotheses)
         before, padded = self.tokens_per_batch, 0
         answers = []  # they stay on the device until the end: no batch waits for the one before
-        for rows, logits in self._logits(encoded):
+        for rows, output in self.outputs(encoded):
+            logits = output.logits
             answers.append((rows, logits.argmax(-1), logits.float().softmax(-1)))
             padded += len(rows) * int(encoded.lengths[rows].max())
         best = np.zeros(len(encoded), np.int64)
@@ -112,31 +165,3 @@ class Classifier:
         }
         canonical = scores[:, [self.labels.index(label) for label in LABELS]]
         return [self.labels[i] for i in best], canonical, statistics
-
-    def _logits(
-        self, encoded: encoding.Encoded
-    ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-        """Yield the rows of each batch and the model's outputs for them, in its own order.
-
-        Raises:
-            UserError: the GPU's memory does not hold a single pair.
-        """
-        batches = deque(encoding.pack(encoded.lengths, self.tokens_per_batch))
-        while batches:
-            rows = batches.popleft()
-            try:
-                logits = self.model(**encoded.batch(rows, self.device)).logits
-            except torch.OutOfMemoryError:
-                if len(rows) == 1:
-                    raise UserError(
-                        "inference.max_tokens: the GPU's memory does not hold a single pair of "
-                        f"{encoded.lengths[rows].max()} tokens; lower it, or take a larger GPU"
-                    ) from None
-                self.tokens_per_batch //= 2
-                log.warning("GPU memory is short: %d tokens a batch now", self.tokens_per_batch)
-                torch.cuda.empty_cache()
-                left = np.concatenate([rows, *batches])
-                again = encoding.pack(encoded.lengths[left], self.tokens_per_batch)
-                batches = deque(left[places] for places in again)
-                continue
-            yield rows, logits

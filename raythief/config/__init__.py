@@ -2,8 +2,8 @@
 
 A spec loads into frozen, validated objects, one section per stage. Everything in it decides the
 result and enters the fingerprints of the artifacts, except ``name``, ``storage``, ``data_root``,
-``resources``, ``tracking``, ``serve``, ``costs``, ``sweep`` and ``variants``, which say where, how
-fast and how often.
+``resources``, ``tracking``, ``serve``, ``costs``, ``sweep``, ``variants`` and ``until``, which say
+where, how fast, how often and how far.
 
     spec = load("jobs/table2.yaml", overrides=["extractor.training.learning_rate=1e-5"])
     for variant in expand(spec): ...
@@ -51,6 +51,7 @@ from raythief.config.stages import (
     HELD_OUT,
     Evaluation,
     Extractor,
+    Figure2,
     Inference,
     Miniature,
     Model,
@@ -78,6 +79,7 @@ __all__ = [
     "Costs",
     "Evaluation",
     "Extractor",
+    "Figure2",
     "FilesCorpus",
     "FilesPairs",
     "FilesParallel",

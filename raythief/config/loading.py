@@ -26,7 +26,8 @@ class Variant(Section):
 
 
 OF_ALL_ROWS = (
-    "name", "title", "storage", "seeds", "paper", "tracking", "serve", "costs", "sweep", "variants"
+    "name", "title", "storage", "seeds", "paper", "until",
+    "tracking", "serve", "costs", "sweep", "variants",
 )  # fmt: skip
 """Fields that no variant can set."""
 

@@ -15,6 +15,7 @@ from raythief.config.stages import (
     HELD_OUT,
     Evaluation,
     Extractor,
+    Figure2,
     Inference,
     Miniature,
     Queries,
@@ -61,6 +62,11 @@ class Spec(Section):
     """The thief's model."""
     evaluation: Evaluation = Evaluation()
     """What it is measured on."""
+    figure2: Figure2 | None = None
+    """If given, the paper's Figure 2: how far the queries are from real data."""
+    until: str | None = None
+    """Last stage of the experiment (`figure2`, `labels`), with all that it is made from; null takes
+    all stages."""
     inference: Inference = Inference()
     """Batching of labelling and evaluation."""
     miniature: Miniature = Miniature()
@@ -108,6 +114,26 @@ class Spec(Section):
         if self.extractor.training.soft_labels is not None and not self.victim.scores:
             raise ValueError(
                 "extractor.training.soft_labels need probabilities; set victim.scores to true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _figure2_has_its_pairs(self) -> Spec:
+        if self.figure2 is None:
+            return self
+        name, count = self.figure2.real, self.figure2.count
+        chosen = self.evaluation.sets.get(name)
+        if chosen is None:
+            raise ValueError(
+                f"figure2.real names `{name}`, which evaluation.sets lacks"
+                + nearest(name, self.evaluation.sets)
+            )
+        if "en" not in chosen.languages:
+            raise ValueError(f"figure2.real names `{name}`, which has no English; name another")
+        if count > self.queries.count:
+            raise ValueError(
+                f"figure2.count asks for {count:,} queries, and there are {self.queries.count:,}; "
+                "lower it, or raise queries.count"
             )
         return self
 

@@ -233,6 +233,26 @@ class Evaluation(Section):
     """Labelled sets by name. Items that share an id across languages are translations."""
 
 
+class Figure2(Model):
+    """How far gibberish is from real data, seen by a pre-trained encoder (paper, section 4).
+
+    The vector of a pair is the maximum over its tokens of the encoder's last layer. Each of `count`
+    real pairs and `count` queries has a distance to the nearest pair of `real.train`; the figure
+    is the histograms of both.
+    """
+
+    model: str = "FacebookAI/roberta-large"
+    """Hub id, folder (absolute or relative to `data_root`), or `miniature:english` /
+    `miniature:multilingual`."""
+    count: int = Field(1000, ge=2)
+    """Real pairs (drawn by the seed), and queries (the first ones), that are measured."""
+    real: str = "mnli"
+    """Which of `evaluation.sets` the real pairs are from; English."""
+    distance: Literal["inner_product", "cosine"] = "inner_product"
+    """`inner_product` is minus the inner product of two vectors, which is how the paper's
+    "Inner-Product distance" is read here; `cosine` is 1 minus that of vectors of length 1."""
+
+
 class Inference(Section):
     """How pairs are batched for labelling and evaluation."""
 

@@ -7,17 +7,17 @@ the storage, at any time, of a run that has finished, failed or is still going. 
 give the same report, byte for byte.
 
 ``records`` reads, ``measures`` reckons, ``cast`` and ``findings`` say what holds, ``scores``,
-``comparison``, ``fidelity`` and ``course`` make the sections, ``figures`` draws, ``render`` makes
-the files.
+``comparison``, ``fidelity``, ``distances`` and ``course`` make the sections, ``figures`` draws,
+``render`` makes the files.
 """
 
 from __future__ import annotations
 
 from pyarrow import fs as filesystems
 
-from raythief.report import comparison, course, fidelity, scores
-from raythief.report.blocks import Points, Section, Text
-from raythief.report.cast import cast
+from raythief.report import comparison, course, distances, fidelity, scores
+from raythief.report.blocks import Block, Points, Section, Text
+from raythief.report.cast import Cast, cast
 from raythief.report.findings import findings, summary, verdict
 from raythief.report.measures import series_of
 from raythief.report.records import Run, collect
@@ -49,7 +49,7 @@ def headline(fs: filesystems.FileSystem, root: str, name: str) -> str:
         UserError: there is no such run, or its record can not be understood.
     """
     run = collect(fs, root, name)
-    return summary(run, cast(run, series_of(run)))[0]
+    return _lines(run, cast(run, series_of(run)))[0]
 
 
 def sections(run: Run) -> list[Section]:
@@ -57,16 +57,18 @@ def sections(run: Run) -> list[Section]:
     series = series_of(run)
     parts = cast(run, series)
     found = findings(parts)
-    headline = [Text(text, strong=i == 0) for i, text in enumerate(summary(run, parts))]
-    start = Section("summary", "Summary", [*headline, Text(verdict(found)), Points(found)])
+    start: list[Block] = [Text(line, strong=i == 0) for i, line in enumerate(_lines(run, parts))]
+    if parts or not distances.headline(run):  # of Figure 2 alone there is nothing to be judged
+        start += [Text(verdict(found)), Points(found)]
     chosen = [
-        start,
+        Section("summary", "Summary", start),
         scores.accuracy(run, series, parts) if parts else None,
         comparison.beside_the_paper(run, series) if parts else None,
         scores.differences(series, parts) if parts else None,
         fidelity.fidelity(run, series, parts.chosen) if parts else None,
         scores.agreement(series),
         scores.classes(series, parts),
+        distances.nearest(run),
         course.labels(run),
         course.words(run),
         course.training(run),
@@ -75,3 +77,10 @@ def sections(run: Run) -> list[Section]:
         course.again(run),
     ]
     return [section for section in chosen if section]
+
+
+def _lines(run: Run, parts: Cast | None) -> list[str]:
+    """What a run came to: of its scores if it has any, and of its Figure 2."""
+    figure = distances.headline(run)
+    scored = summary(run, parts) if parts or not figure else []
+    return [*scored, figure] if figure else scored

@@ -346,8 +346,12 @@ def overview(run: Run) -> list[tuple[str, str]]:
         facts.append(("Seeds", ", ".join(map(str, seeds))))
     if spec:
         variants = run.variants.values()
-        facts.append(("Victim", _distinct([v.victim.model for v in variants])))
-        facts.append(("Extractor", _distinct([v.extractor.model for v in variants])))
+        if spec.until is None:  # else they need not be there at all
+            facts.append(("Victim", _distinct([v.victim.model for v in variants])))
+            facts.append(("Extractor", _distinct([v.extractor.model for v in variants])))
+        encoders = [v.figure2.model for v in variants if v.figure2]
+        if encoders:
+            facts.append(("Encoder of the distances", _distinct(encoders)))
         facts.append(("Queries", _distinct([f"{v.queries.count:,}" for v in variants])))
     return facts
 

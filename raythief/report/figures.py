@@ -238,6 +238,42 @@ def by_queries(
         return _svg(figure)
 
 
+def histograms(
+    panels: Sequence[tuple[str, Sequence[float], Sequence[tuple[str, Sequence[int]]]]], unit: str
+) -> str:
+    """Small panels of histograms over common bins: (title, edges, (name, counts) of each)."""
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(WIDTH, 0.6 + 2.6 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for i, axes in enumerate(grid.flat):
+            if i >= len(panels):
+                axes.set_axis_off()
+                continue
+            title, edges, samples = panels[i]
+            for j, (label, counts) in enumerate(samples):
+                colour, hatch, _ = style(j)
+                shares = [100 * count / max(1, sum(counts)) for count in counts]
+                # Both are seen where they overlap: a hatch lets the other through, and a line, in
+                # a pattern of its own, runs along the top.
+                axes.stairs(shares, edges, fill=True, alpha=0.35, color=colour, lw=0)
+                axes.stairs(
+                    shares, edges, color=colour, hatch=hatch, lw=1.6, ls=("-", "--")[j % 2],
+                    label=_short(label),
+                )  # fmt: skip
+            if len(panels) > 1:
+                axes.set_title(_short(title, 44), pad=18 if i == 0 else None)
+            axes.grid(axis="y")
+            axes.set_axisbelow(True)
+            axes.set_ylim(bottom=0)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("share of the pairs, %")
+        figure.supxlabel(_short(unit, 100), fontsize=9.5, color=INK)
+        _legend(grid[0, 0], columns=2)
+        return _svg(figure)
+
+
 def stage_bars(rows: Sequence[tuple[str, Sequence[tuple[str, float, bool]]]]) -> str:
     """Stacked bars of seconds a stage; stages that were reused are thin lines."""
     names = list(dict.fromkeys(stage for _, parts in rows for stage, _, _ in parts))

@@ -15,7 +15,15 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pyarrow import fs as filesystems
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 
 from raythief.config import LABELS, Label, Spec, expand, validate
 from raythief.errors import UserError
@@ -27,6 +35,10 @@ STAGES = (
     "victim",
     "victim_evaluation",
     "queries",
+    "vectors:train",
+    "vectors:real",
+    "vectors:gibberish",
+    "figure2",
     "labels",
     "bilstm",
     "parallel",
@@ -165,11 +177,43 @@ class Evaluation(_Part):
     device: str | None = None
 
 
-Results = Corpus | Vocabulary | Labels | Training | Evaluation
+class Sample(_Part):
+    """Distances of one kind of pairs to the nearest training pair."""
+
+    count: int = Field(ge=1)
+    mean: FiniteFloat
+    sd: FiniteFloat | None = None
+    counts: tuple[Annotated[int, Field(ge=0)], ...]
+    """By bin."""
+
+
+class Distances(_Part):
+    """How far real pairs and gibberish are from real training pairs."""
+
+    train: int
+    distance: str = "inner_product"
+    edges: tuple[FiniteFloat, ...]
+    """Of the bins, which both histograms share."""
+    real: Sample
+    gibberish: Sample
+    overlap: Share
+    overlap_of_equals: Share | None = None
+    ks: Share
+    p: Share
+
+    @model_validator(mode="after")
+    def _histograms_fit_the_edges(self) -> Distances:
+        if {len(self.real.counts), len(self.gibberish.counts)} != {len(self.edges) - 1}:
+            raise ValueError("the histograms do not fit the edges")
+        return self
+
+
+Results = Corpus | Vocabulary | Labels | Training | Evaluation | Distances
 
 _RESULTS: dict[str, type[Results]] = {
     "corpus": Corpus,
     "vocabulary": Vocabulary,
+    "figure2": Distances,
     "labels": Labels,
     "victim": Training,
     "extractor": Training,
@@ -289,7 +333,9 @@ def collect(fs: filesystems.FileSystem, root: str, name: str) -> Run:
                 if artifact := _artifact(fs, root, stage, entry.path, row, problems):
                     artifacts[key] = artifact
     for row in record.rows:
-        if row.status == "done" and "evaluation" not in row.stages:
+        own = variants.get(row.variant)
+        whole = own is None or own.until is None
+        if row.status == "done" and whole and "evaluation" not in row.stages:
             problems.append(f"{row.label}: it is recorded as done but names no evaluation.")
     return Run(record, spec, variants, artifacts, tuple(problems))
 

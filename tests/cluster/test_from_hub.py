@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,12 +16,14 @@ from conftest import raythief
 from raythief import hub
 
 VICTIM, EXTRACTOR = "FacebookAI/roberta-large-mnli", "FacebookAI/xlm-roberta-large"
+ENCODER = "FacebookAI/roberta-large"
 SPEC = {
     "name": "from-hub",
     "queries": {"count": 80},
     "vocabulary": {"max_words": 20},
     "extractor": {"training": {"steps": 4, "batch_size": 8, "max_tokens": 64}},
     "inference": {"max_tokens": 64},
+    "figure2": {"count": 20},
     "evaluation": {
         "sets": {
             "mnli": {"source": "hub", "split": "validation_matched"},
@@ -45,6 +48,7 @@ def test_the_paper_s_own_ids_run_from_hub_to_report(tmp_path: Path) -> None:
         pins = hub.REVISIONS
         server.add_model(VICTIM, pins[VICTIM], victim)
         server.add_model(EXTRACTOR, pins[EXTRACTOR], extractor)
+        server.add_model(ENCODER, pins[ENCODER], victim)
         for name, files in {
             "nyu-mll/multi_nli": hub_server.mnli_files(),
             "facebook/xnli": hub_server.xnli_files(("en", "sw")),
@@ -55,6 +59,9 @@ def test_the_paper_s_own_ids_run_from_hub_to_report(tmp_path: Path) -> None:
         done = raythief("run", str(spec), environment=environment)
         assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip().removeprefix("report: ")).is_file()
+
+    [figure] = (tmp_path / "artifacts").glob("figure2/*/manifest.json")
+    assert json.loads(figure.read_text())["results"]["train"] == 60
 
     # The victim's order is contradiction, neutral, entailment: names must come out right.
     tokenizer = AutoTokenizer.from_pretrained(victim)

@@ -217,6 +217,15 @@ def test_a_sweep_can_not_select_on_a_test_split(tmp_path: Path):
     assert loaded(tmp_path, text % "mnli").sweep.set == "mnli"
 
 
+def test_the_figure_is_of_pairs_that_are_there(tmp_path: Path):
+    text = "name: x\nqueries: {count: 500}\nfigure2: {count: %s, real: %s}"
+    assert loaded(tmp_path, text % (500, "xnli")).figure2.real == "xnli"
+    assert "did you mean `mnli`?" in refused(tmp_path, text % (500, "mnlii"))
+    assert "asks for 501 queries, and there are 500" in refused(tmp_path, text % (501, "mnli"))
+    german = "evaluation: {sets: {mnli: {source: miniature, languages: [de]}}}"
+    assert "which has no English" in refused(tmp_path, f"{german}\n{text % (500, 'mnli')}")
+
+
 def test_no_variant_can_turn_a_sweep_onto_a_test_split(tmp_path: Path):
     sentence = refused(
         tmp_path,

@@ -35,6 +35,25 @@ def test_stages_are_planned_without_network_or_data(name: str) -> None:
         assert {"extractor", "evaluation", "victim_evaluation"} <= set(row.stages)
 
 
+@pytest.mark.parametrize("name", ["figure2", "miniature_figure2"])
+def test_the_figure_buys_and_trains_nothing(name: str) -> None:
+    [row] = runs.rows(config.load(ROOT / "jobs" / f"{name}.yaml"))
+    parts = {"vectors:train", "vectors:real", "vectors:gibberish"}
+    assert parts < set(row.stages)
+    assert list(row.stages)[-1] == "figure2"
+    assert set(row.stages["figure2"].inputs.values()) == {row.stages[part] for part in parts}
+    assert not {"labels", "victim", "extractor", "evaluation"} & set(row.stages)
+    assert sum(stage.queries for stage in row.stages.values()) == 0
+
+
+def test_the_figure_is_about_the_queries_of_the_tables() -> None:
+    [figure] = runs.rows(config.load(ROOT / "jobs" / "figure2.yaml"))
+    table = runs.rows(config.load(ROOT / "jobs" / "table1.yaml"))[0]
+    assert figure.stages["queries"].fingerprint == table.stages["queries"].fingerprint
+    assert figure.variant.spec.figure2.count == 1000
+    assert figure.variant.spec.real.train.split == "train"
+
+
 @pytest.mark.parametrize("name", ["table1", "table2", "table2_bilstm", "vocabulary"])
 def test_rows_of_the_paper_are_known_by_their_names(name: str) -> None:
     spec = config.load(ROOT / "jobs" / f"{name}.yaml")

@@ -266,6 +266,58 @@ def test_a_seed_of_ones_own_does_not_follow_the_specs():
     assert prints(PAPER, **pinned) == prints(PAPER, **pinned, seed=1)
 
 
+# --- the figure -------------------------------------------------------------------------------
+
+FIGURE: dict[str, Any] = {"figure2": {"model": "miniature:english", "count": 50, "real": "xnli"}}
+VECTORS = {"vectors:train", "vectors:real", "vectors:gibberish"}
+
+
+def test_the_figure_comes_beside_the_others_and_changes_none():
+    for base in (SMALL, PAPER):
+        before = prints(base)
+        after = prints(merge(base, FIGURE) if base is SMALL else merge(base, {"figure2": {}}))
+        assert {role: after[role] for role in before} == before
+        assert after.keys() - before.keys() - {"real", "encoders"} == VECTORS | {"figure2"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "roles"),
+    [
+        ({"figure2__distance": "cosine"}, {"figure2"}),
+        ({"figure2__count": 51}, {"vectors:real", "vectors:gibberish", "figure2"}),
+        ({"figure2__model": "miniature:multilingual"}, VECTORS | {"figure2"}),
+        ({"real__train__count": 301}, {"real", "vectors:train", "figure2"} | AFTER_VICTIM),
+        (
+            {"queries__seed": 1},
+            {"vectors:gibberish", "figure2"} | AFTER_QUERIES,
+        ),
+        ({"extractor__training__steps": 41}, {"extractor", "evaluation"}),
+        ({"victim__training__steps": 31}, AFTER_VICTIM),
+        ({"until": "figure2"}, set()),
+    ],
+    ids=str,
+)
+def test_the_figure_is_made_anew_as_far_as_a_change_reaches(
+    changes: dict[str, Any], roles: set[str]
+):
+    assert changed(merge(SMALL, FIGURE), **changes) == roles
+
+
+def test_a_row_without_queries_has_no_figure():
+    stages = prints(merge(SMALL, FIGURE), real={"fraction": 1.0, "placement": "only"})
+    assert not stages.keys() & (VECTORS | {"figure2"})
+
+
+def test_a_spec_may_end_before_its_last_stage():
+    rows = runs.rows(spec(merge(SMALL, FIGURE), until="figure2"))
+    assert list(rows[0].stages)[-1] == "figure2"
+    assert set(rows[0].stages) == VECTORS | {
+        "encoders", "examples:xnli", "real", "corpus", "vocabulary", "queries", "figure2"
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"^until: figure3: no such stage; choose from encoders"):
+        runs.rows(spec(merge(SMALL, FIGURE), until="figure3"))
+
+
 # --- the BiLSTM baseline ----------------------------------------------------------------------
 
 BILSTM: dict[str, Any] = merge(

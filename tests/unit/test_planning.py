@@ -182,6 +182,16 @@ def test_real_data_after_extraction_are_a_stage_of_their_own(tmp_path: Path):
     assert found["finetuned"].flops == pytest.approx(6 * LARGE * 39_270 * REAL * 2)
 
 
+def test_the_figure_takes_one_forward_pass_over_its_pairs(tmp_path: Path):
+    found = works(spec(tmp_path, figure2={"count": 500}, until="figure2"))
+    assert found["vectors:train"].flops == pytest.approx(2 * LARGE * 392_702 * REAL)
+    assert found["vectors:real"].flops == pytest.approx(2 * LARGE * 500 * REAL)
+    assert found["vectors:gibberish"].flops == pytest.approx(2 * LARGE * 500 * GIBBERISH)
+    assert found["figure2"].what == "1,000 x 392,702 distances"
+    assert "labels" not in found
+    assert "Queries to buy: 0" in shown(spec(tmp_path, figure2={}, until="figure2"))
+
+
 def test_a_victim_of_ones_own_is_trained_on_all_real_data(tmp_path: Path):
     given = spec(tmp_path, victim={"model": "FacebookAI/roberta-base", "training": {"epochs": 2}})
     assert works(given)["victim"].flops == pytest.approx(6 * BASE * 392_702 * REAL * 2)

@@ -251,7 +251,8 @@ def drawn() -> None:
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the drawing, which takes nearly all of the time, where no test looks at it."""
     if "drawn" not in request.fixturenames:
-        for name in ("accuracy_bars", "accuracy_dots", "label_bars", "loss_curves", "stage_bars"):
+        drawings = ("accuracy_bars", "accuracy_dots", "histograms", "label_bars", "loss_curves")
+        for name in (*drawings, "stage_bars"):
             monkeypatch.setattr(figures, name, lambda *_: "<svg></svg>")
 
 
@@ -740,6 +741,82 @@ def test_a_run_without_a_sound_record_is_refused(tmp_path: Path, content: str | 
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run's name"):
         write(filesystems.LocalFileSystem(), str(tmp_path), "../elsewhere")
+
+
+# --- the figure ---------------------------------------------------------------------------------
+
+
+def distances(**changes: Any) -> dict[str, Any]:
+    return {
+        "train": 12000,
+        "distance": "inner_product",
+        "edges": [-400.0, -350.5, -300.0],
+        "real": {"count": 1000, "mean": -370.123, "sd": 12.5, "counts": [900, 100]},
+        "gibberish": {"count": 1000, "mean": -330.0, "sd": 20.25, "counts": [300, 700]},
+        "overlap": 0.4,
+        "overlap_of_equals": 0.981,
+        "ks": 0.6123,
+        "p": 1e-30,
+        **changes,
+    }
+
+
+def figure_only(root: Path, *results: dict[str, Any]) -> Storage:
+    """A run that ends with the figure."""
+    variants: dict[str, dict[str, Any]] = {"gibberish": {}, "foreign words": {}}
+    storage = Storage(root, miniature(dict(list(variants.items())[: len(results)])))
+    storage.spec |= {"until": "figure2", "figure2": {"model": "some/encoder", "real": "xnli"}}
+    for name, result in zip(variants, results, strict=False):
+        path = f"figure2/{name.partition(' ')[0]}"
+        storage.manifest(path, result)
+        storage.row(name, stages={"figure2": {"path": path, "reused": False}})
+    return storage
+
+
+def test_a_run_of_the_figure_alone_says_how_far_gibberish_is(tmp_path: Path) -> None:
+    folder = figure_only(tmp_path, distances()).report()
+    text = text_of(folder)
+    assert (
+        "The histograms of the distance of gibberish and of real pairs to the nearest real "
+        "training pair overlap by 40.0 %, where equal ones would by 98.1 % (Kolmogorov-Smirnov "
+        "0.612, p < 0.001)."
+    ) in text
+    assert "1,000 −370.1 12.5 1,000 −330 20.25 12,000 40.0 98.1 0.612 < 0.001" in text
+    assert "some/encoder" in text and "miniature:multilingual" not in text.partition("The spec")[0]
+    for absent in ("has been evaluated yet", "names no evaluation", "paper's claims"):
+        assert absent not in text
+    assert sheet(folder, "distances.csv") == [
+        {"queries_of": "gibberish", "low": "-400.0", "high": "-350.5", "real": "900",
+         "gibberish": "300"},
+        {"queries_of": "gibberish", "low": "-350.5", "high": "-300.0", "real": "100",
+         "gibberish": "700"},
+    ]  # fmt: skip
+    check_tables((folder / "report.md").read_text(encoding="utf-8"))
+
+
+def test_figures_of_several_rows_are_told_apart(tmp_path: Path, drawn: None) -> None:
+    both = distances(), distances(overlap=0.1, p=0.0312, distance="cosine")
+    folder = figure_only(tmp_path, *both).report()
+    text = text_of(folder)
+    assert "by 40.0 % for gibberish" in text and "by 10.0 % for foreign words" in text
+    assert "p 0.031" in text
+    drawing = (folder / "distances.svg").read_text(encoding="utf-8")
+    for word in ("gibberish", "foreign words", "real", "share of the pairs"):
+        assert word in drawing
+
+
+def test_the_figure_stands_beside_the_tables(tmp_path: Path) -> None:
+    storage = small(tmp_path, gibberish=(0.8, 0.7))
+    storage.manifest("figure2/f", distances())
+    storage.rows[0]["stages"]["figure2"] = {"path": "figure2/f", "reused": False}
+    text = text_of(storage.report())
+    assert "80.0" in text and "overlap by 40.0 %" in text
+
+
+def test_a_damaged_figure_is_named(tmp_path: Path) -> None:
+    text = text_of(figure_only(tmp_path, distances(edges=[0.0, 1.0])).report())
+    assert "figure2/gibberish/manifest.json (figure2 of gibberish, seed 0): its results are" in text
+    assert "do not fit the edges" in text
 
 
 # --- hostile text -------------------------------------------------------------------------------
