@@ -45,7 +45,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     rows = pairs(90)
     classifier = Classifier(models.Source(path=str(folder)), config.Inference(), cpus=1)
-    scores = classifier.scores(
+    _, scores, _ = classifier.answer(
         [row["premise"] for row in rows], [row["hypothesis"] for row in rows]
     )
     in_order = scores[:, [LABELS.index(label) for label in classifier.labels]]
