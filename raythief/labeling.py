@@ -295,7 +295,7 @@ def _table_pays(words: Artifact | None, count: int, resources: Resources) -> boo
     manifest = words.manifest() if words is not None else None
     if manifest is None:
         return False
-    rows_per_actor = count / resources.inference.workers
+    rows_per_actor = count / max(1, resources.inference.workers)
     return bool(rows_per_actor > ROWS_PER_WORD * manifest["results"]["words"])
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import ray
@@ -32,7 +34,19 @@ class Tell(Protocol):
 
 
 def silent(done: int, total: int, note: str = "") -> None:
-    """Tell nobody: for stages that run inside a trial."""
+    """Tell nobody."""
+
+
+class Watch(ABC):
+    """A ``Tell`` that also decides, at each look at a training, whether it is to go on."""
+
+    @abstractmethod
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Say that ``done`` of ``total`` units are done."""
+
+    @abstractmethod
+    def look(self, look: Mapping[str, float]) -> bool:
+        """Whether to go on after a look (``step``, ``score``, ...); the training waits for it."""
 
 
 class Display:
@@ -84,39 +98,73 @@ class Display:
 
 
 class _Mailbox:
-    """Where workers leave how far they are."""
+    """Where workers leave how far they are, and wait to hear whether to go on."""
 
     def __init__(self) -> None:
         self.latest: tuple[int, int, str] | None = None
+        self.look: Mapping[str, float] | None = None
+        self.decided: asyncio.Future[bool] | None = None
 
-    def put(self, done: int, total: int, note: str = "") -> None:
+    async def put(self, done: int, total: int, note: str = "") -> None:
         """Leave word; the latest counts."""
         self.latest = (done, total, note)
 
-    def get(self) -> tuple[int, int, str] | None:
-        """The latest word."""
-        return self.latest
+    async def get(self) -> tuple[tuple[int, int, str] | None, Mapping[str, float] | None]:
+        """The latest word, and the look that is waiting for a decision."""
+        return self.latest, self.look
+
+    async def ask(self, look: Mapping[str, float]) -> bool:
+        """Leave a look, and wait for the decision."""
+        self.decided = asyncio.get_running_loop().create_future()
+        self.look = look
+        return await self.decided
+
+    async def decide(self, go_on: bool) -> None:
+        """Say whether the training that waits is to go on."""
+        assert self.decided is not None
+        self.look = None
+        self.decided.set_result(go_on)
+
+
+class _Post(Watch):
+    """What workers hold of a mailbox."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self.mailbox = mailbox
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        self.mailbox.put.remote(done, total, note)
+
+    def look(self, look: Mapping[str, float]) -> bool:
+        go_on: bool = ray.get(self.mailbox.ask.remote(look))
+        return go_on
 
 
 @contextlib.contextmanager
-def remote(tell: Tell, every_s: float = 0.5) -> Iterator[Any]:
-    """Yield an actor whose ``put.remote(done, total, note)`` reaches ``tell`` on the driver."""
+def remote(tell: Tell, every_s: float = 0.5) -> Iterator[Tell]:
+    """Yield what workers can tell, and be watched by, in place of ``tell`` itself.
+
+    It is a ``Watch`` if ``tell`` is one.
+    """
     mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
     stop = threading.Event()
 
     def poll() -> None:
         while not stop.wait(every_s):
             try:
-                latest = ray.get(mailbox.get.remote(), timeout=5)
+                latest, look = ray.get(mailbox.get.remote(), timeout=5)
             except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
                 continue  # a bar may miss a beat; the work goes on
             if latest:
                 tell(*latest)
+            if look and isinstance(tell, Watch):
+                ray.get(mailbox.decide.remote(tell.look(look)))
 
     poller = threading.Thread(target=poll, name="progress", daemon=True)
     poller.start()
+    post = _Post(mailbox)
     try:
-        yield mailbox
+        yield post if isinstance(tell, Watch) else post.__call__
     finally:
         stop.set()
         poller.join(timeout=10)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
@@ -116,7 +117,8 @@ def run(
     tell: Tell = silent,
     remote: bool = False,
 ) -> list[dict[str, Any]]:
-    """Do all shards that ``target`` does not hold yet on a pool of actors.
+    """Do all shards that ``target`` does not hold yet on a pool of actors, or in this process
+    where the pool is of 0.
 
     Args:
         worker: Class of the actors.
@@ -147,7 +149,12 @@ def run(
         rate = Rate("rows")
         fault = ""
         arguments = {**arguments, "target": target}
-        for row in _stream(worker, arguments, missing, workers, restarts, 1 + remote):
+        answers = (
+            _stream(worker, arguments, missing, workers, restarts, 1 + remote)
+            if workers.workers
+            else _here(worker, arguments, missing)
+        )
+        for row in answers:
             fault = fault or row["fault"]
             if fault and not remote:
                 break
@@ -219,6 +226,16 @@ def gpus(workers: Workers) -> float:
     if workers.gpus is not None:
         return workers.gpus
     return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+def _here(
+    worker: type[ShardWorker], arguments: Mapping[str, Any], shards: list[Shard]
+) -> Iterator[dict[str, Any]]:
+    """Yield the answer of each shard, done in this process."""
+    one = worker(**arguments)
+    for shard in shards:
+        batch = {name: np.array([value]) for name, value in asdict(shard).items()}
+        yield {name: answer[0] for name, answer in one(batch).items()}
 
 
 def _stream(

@@ -1,8 +1,8 @@
-"""The sections that say where, how fast and how often; none of them changes a result."""
+"""The sections that say where and how fast; none of them changes a result."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -12,8 +12,10 @@ from raythief.config.base import Section
 class Workers(Section):
     """A group of equal workers."""
 
-    workers: int = Field(1, ge=1)
-    """Number of actors or training workers."""
+    workers: int = Field(1, ge=0)
+    """Number of actors or training workers. 0 works in the process that builds the stage (of a
+    sweep, in the trial's), which starts at once and is for what is small; its CPUs and GPUs are
+    then those of that process, and MLflow and Weights & Biases are not told."""
     cpus: float = Field(1.0, gt=0)
     """CPUs of each."""
     gpus: float | None = Field(None, ge=0)
@@ -116,43 +118,3 @@ class Costs(Section):
     """Peak of one GPU in floating-point operations per second (H100, bfloat16, dense)."""
     utilisation: float = Field(0.4, gt=0, le=1)
     """Share of the peak that the model's own operations reach: an assumption until measured."""
-
-
-class Choice(Section):
-    """One dimension of a sweep: exactly one of the keys."""
-
-    grid: tuple[Any, ...] | None = None
-    """Every one of these values."""
-    choice: tuple[Any, ...] | None = None
-    """One of these values, at random."""
-    uniform: tuple[float, float] | None = None
-    """A number between two bounds."""
-    loguniform: tuple[float, float] | None = None
-    """A number between two bounds, uniform in its logarithm."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Choice:
-        given = [name for name, value in self if value is not None]
-        if len(given) != 1:
-            raise ValueError("give exactly one of grid, choice, uniform and loguniform")
-        values = getattr(self, given[0])
-        if not values:
-            raise ValueError(f"{given[0]} is empty")
-        if given[0].endswith("uniform") and not (values[0] < values[1]):
-            raise ValueError(f"{given[0]} needs its lower bound first")
-        if given[0] == "loguniform" and values[0] <= 0:
-            raise ValueError("loguniform needs bounds above 0")
-        return self
-
-
-class Sweep(Section):
-    """A search over any fields of the spec, through Ray Tune."""
-
-    parameters: dict[str, Choice] = {}
-    """Field path (`extractor.training.learning_rate`) and where its values come from."""
-    samples: int = Field(1, ge=1)
-    """Draws of the random dimensions; a grid is gone through once for each."""
-    set: str = "xnli"
-    """Evaluation set whose mean accuracy over its languages is maximised; never a test split."""
-    concurrent: int = Field(1, ge=1)
-    """Trials at once, as far as the cluster holds them."""

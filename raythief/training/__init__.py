@@ -6,6 +6,7 @@
     loop        what a worker does
     parallel    one model on several workers
     state       where a training is: its checkpoints
+    local       those of a training without a worker group
     selection   which of its weights are kept
     collapse    signs that it has learned nothing
     record      what it tells while it runs
@@ -17,6 +18,6 @@ A run that was killed and started again ends with the same weights as one that w
 
 from raythief.training.data import Examples
 from raythief.training.job import Job
-from raythief.training.runner import train
+from raythief.training.runner import StoppedError, train
 
-__all__ = ["Examples", "Job", "train"]
+__all__ = ["Examples", "Job", "StoppedError", "train"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +20,13 @@ from raythief.artifacts import Artifact
 from raythief.config import HELD_OUT, LABELS, Selection, Training
 from raythief.errors import UserError
 from raythief.nli import SCORES
+from raythief.progress import Tell
 
 ROWS_AT_ONCE = 20_000
 """Pairs that go through the tokenizer together: its lists take 40 times the memory of arrays."""
 
+ENGLISH = "en.parquet"
+"""File of the English pairs of a labelled set."""
 COLUMNS = pa.schema([("premise", pa.string()), ("hypothesis", pa.string()), ("label", pa.string())])
 """What a training set consists of, wherever it is from."""
 
@@ -89,9 +91,9 @@ def prepared(
     judges: Sequence[Examples],
     training: Training,
     seed: int,
-    mailbox: Any,
+    tell: Tell,
 ) -> ray.ObjectRef[Dataset]:
-    """Start to encode a data set; workers ``ray.get`` it.
+    """Start to encode a data set in a task; workers ``ray.get`` it.
 
     Args:
         source: The encoder, whose tokenizer is used.
@@ -99,24 +101,25 @@ def prepared(
         judges: What weights are selected on, if not on held-out examples.
         training: Lengths, and what is learned from.
         seed: Chooses what is held out.
-        mailbox: Told how far it is.
+        tell: Told how far it is.
     """
     # No CPU of its own: the workers have taken theirs, and do nothing until this is done.
-    task = ray.remote(num_cpus=0, max_retries=3)(_prepare).options(name="encode examples")
+    task = ray.remote(num_cpus=0, max_retries=3)(prepare).options(name="encode examples")
     ref: ray.ObjectRef[Dataset] = task.remote(
-        source, tuple(examples), tuple(judges), training, seed, mailbox
+        source, tuple(examples), tuple(judges), training, seed, tell
     )
     return ref
 
 
-def _prepare(
+def prepare(
     source: models.Source,
     examples: Sequence[Examples],
     judges: Sequence[Examples],
     training: Training,
     seed: int,
-    mailbox: Any,
+    tell: Tell,
 ) -> Dataset:
+    """Encode a data set here; the arguments are those of ``prepared``."""
     folder = source.local()
     tokenizer = models.tokenizer(folder)
     longest = min(training.max_tokens, models.longest(models.empty(folder), tokenizer))
@@ -125,7 +128,7 @@ def _prepare(
     table = pa.concat_tables([one.select(COLUMNS.names) for one in tables])
     parts = []
     for start in range(0, table.num_rows, ROWS_AT_ONCE):
-        mailbox.put.remote(start, table.num_rows, "encoding")
+        tell(start, table.num_rows, "encoding")
         rows = table.slice(start, ROWS_AT_ONCE)
         premises, hypotheses = rows["premise"].to_pylist(), rows["hypothesis"].to_pylist()
         parts.append(encoding.encode(tokenizer, premises, hypotheses, longest))

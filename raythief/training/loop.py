@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from raythief import encoding, models, speed
 from raythief.config import LABELS, Training
+from raythief.progress import Tell, Watch
 from raythief.training import collapse, objective, parallel, selection
 from raythief.training.data import Dataset
 from raythief.training.job import Job
@@ -64,7 +65,7 @@ def worker_loop(config: Mapping[str, Any]) -> None:
     flops = speed.training_flops(plain)
     model = parallel.spread(plain, how, device, world)
     optimizer = _optimizer(plain, training, device)
-    state = State.restored(plain, optimizer)
+    state = State.restored(job.target, plain, optimizer)
 
     data: Dataset = ray.get(config["data"])
     lengths, labels = data.pairs.lengths, data.labels[data.train]
@@ -72,8 +73,9 @@ def worker_loop(config: Mapping[str, Any]) -> None:
     schedule = Schedule(training, lengths[data.train], job.seed)
     chosen, best = training.selection, selection.Best(job.target)
     tokens = training.tokens_per_micro_batch or TOKENS_PER_MICRO_BATCH[device.type]
-    judge = selection.Judge(data, tokens, precision, device, rank, world)
-    recorder = Recorder(job.target, config["mailbox"], rank, world, state.step, schedule.steps)
+    judge = selection.Judge(job, data, tokens, precision, device, rank, world)
+    tell: Tell = config["tell"]
+    recorder = Recorder(job.target, tell, rank, world, state.step, schedule.steps)
     recorder.share_of_peak = flops / peak / world if peak else 0.0
     weights = objective.class_weights(labels, training.class_weights).to(device)
     worker = _Worker(
@@ -81,9 +83,10 @@ def worker_loop(config: Mapping[str, Any]) -> None:
     )
 
     model.train()
+    wanted = all(_wanted(tell, look, schedule, device, rank, world) for look in state.looks)
     mark = time.perf_counter()
     for step in range(state.step, schedule.steps):
-        if state.ended:
+        if state.ended or not wanted:
             break
         torch.manual_seed(_stream(job.seed, step, rank))  # dropout
         for group in optimizer.param_groups:
@@ -108,23 +111,26 @@ def worker_loop(config: Mapping[str, Any]) -> None:
             if training.on_collapse == "stop" and state.collapse(schedule, commonest, whole=True):
                 state.ended, save = "collapse", True
         if look and chosen is not None:
-            score = judge.score(plain)
-            state.looks.append({"step": state.step, "score": score})
-            recorder.look(state.step, score)
+            state.looks.append({"step": state.step, **judge.score(plain)})
+            recorder.look(state.looks[-1])
             if state.best == state.looks[-1]:
                 kept = parallel.weights(plain)
                 if rank == 0:
                     best.write(state.step, kept)
             if state.lost_patience(chosen.patience):
                 state.ended, save = "patience", True
+            wanted = _wanted(tell, state.looks[-1], schedule, device, rank, world)
+            save = save or not wanted
         if save:
             recorder.save()
-            state.save(plain, optimizer, rank, last=last or bool(state.ended))
+            state.save(job, plain, optimizer, rank=rank, last=last or bool(state.ended))
             if rank == 0 and state.best is not None:
                 best.checkpointed(int(state.best["step"]))
         if look or save:
             mark = time.perf_counter()
 
+    if not wanted:  # its checkpoint is kept, and there is no model yet
+        return
     kept = parallel.weights(plain)
     if rank > 0:
         return
@@ -226,6 +232,23 @@ def _optimizer(
         betas=training.betas,
         fused=device.type in ("cuda", "cpu"),
     )
+
+
+def _wanted(
+    tell: Tell,
+    look: Mapping[str, float],
+    schedule: Schedule,
+    device: torch.device,
+    rank: int,
+    world: int,
+) -> bool:
+    """Whether a training that is watched is to go on; all workers must ask."""
+    if not isinstance(tell, Watch):
+        return True
+    answer = [rank > 0 or tell.look({**look, "steps": schedule.steps})]
+    if world > 1:
+        torch.distributed.broadcast_object_list(answer, device=device)
+    return answer[0]
 
 
 def _stream(seed: int, step: int, rank: int) -> int:

@@ -10,6 +10,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tensorboardX import SummaryWriter
 
 from raythief import metrics
 from raythief.artifacts import WORK, Artifact
+from raythief.progress import Tell
 from raythief.training.collapse import Step
 
 STEPS = "steps.jsonl"
@@ -50,9 +52,9 @@ class Recorder:
     """Keeps the steps of one worker, and writes those of all if it is the first."""
 
     def __init__(
-        self, target: Artifact, mailbox: Any, rank: int, world: int, done: int, steps: int
+        self, target: Artifact, tell: Tell, rank: int, world: int, done: int, steps: int
     ) -> None:
-        self.target, self.mailbox, self.rank, self.world = target, mailbox, rank, world
+        self.target, self.tell, self.rank, self.world = target, tell, rank, world
         self.steps = steps
         self.share_of_peak = 0.0
         """Model FLOPs utilisation that a token a second is; 0 if it is not known."""
@@ -73,7 +75,7 @@ class Recorder:
             self._said = now
             recent = [one for _, one in self._open[-20:]]
             self._speed = sum(r["tokens"] for r in recent) / sum(r["seconds"] for r in recent)
-            self.mailbox.put.remote(known["step"], self.steps, self._told(known["learning_rate"]))
+            self.tell(known["step"], self.steps, self._told(known["learning_rate"]))
 
     def settle(self) -> list[Record]:
         """The steps since the last time, over all workers, who must all call this."""
@@ -101,10 +103,11 @@ class Recorder:
             self._write(self._writer, records)
         return records
 
-    def look(self, step: int, score: float) -> None:
-        """Take note of a score by which weights are selected."""
+    def look(self, look: Mapping[str, float]) -> None:
+        """Take note of a ``step`` and its scores, by which weights are selected."""
         if self._writer is not None:
-            self._writer.add_scalar("selection/score", score, step)
+            for name in look.keys() - {"step"}:
+                self._writer.add_scalar(f"selection/{name}", look[name], int(look["step"]))
 
     def save(self) -> None:
         """Write what is settled; the first worker calls this before each checkpoint."""

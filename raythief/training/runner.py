@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import ray.train
@@ -10,50 +11,71 @@ import ray.train.torch
 
 from raythief import progress, sharding
 from raythief.artifacts import WORK
-from raythief.training.data import prepared
+from raythief.training.data import prepare, prepared
 from raythief.training.job import Job
 from raythief.training.loop import SPEED, SUMMARY, worker_loop
 from raythief.training.tracking import callbacks
 
+_alone = threading.Lock()
+"""Ray Train holds one training at a time in a process that is no worker."""
+
+
+class StoppedError(Exception):
+    """A training was told not to go on before its end."""
+
 
 def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
-    """Train on a Ray Train worker group; resumes by itself from the last checkpoint.
+    """Train on a Ray Train worker group, or in this process where ``workers`` is 0.
+
+    Resumes by itself from the last checkpoint.
 
     Returns:
         Results for the manifest: ``examples``, ``steps``, ``final_loss``, ``history``,
         ``label_counts``, ``majority_rate``, ``collapse`` (its signs),
         ``selection``, ``ended`` (why before its last step), ``device`` and ``speed``. The model
         lies in the artifact's ``model`` folder.
+
+    Raises:
+        StoppedError: ``tell`` is a ``Watch`` that did not want it to go on. Its checkpoint is kept.
     """
-    how, resources = job.resources.training, job.resources
+    parts = (job.source, job.examples, job.judges, job.training, job.seed)
+    if job.resources.training.workers:
+        with progress.remote(tell) as far:
+            _trainer(job, {"job": job, "data": prepared(*parts, far), "tell": far}).fit()
+    else:
+        with _alone:
+            data = ray.put(prepare(*parts, tell))
+            _trainer(job, {"job": job, "data": data, "tell": tell}).fit()
+    found: dict[str, Any] = {}
+    for name in (SUMMARY, SPEED):
+        content = job.target.storage.read_bytes(f"{job.target.path}/{name}")
+        if content is None:
+            raise StoppedError
+        found |= json.loads(content)
+    return found
+
+
+def _trainer(job: Job, config: dict[str, Any]) -> ray.train.torch.TorchTrainer:
+    how, resources, storage = job.resources.training, job.resources, job.target.storage
     gpus = sharding.gpus(how)
     workers = min(how.workers, job.training.batch_size)
     least = min(how.min_workers or workers, workers)
     bundle = {"CPU": how.cpus} | ({"GPU": gpus} if gpus else {})
-    storage = job.target.storage
-    with progress.remote(tell) as mailbox:
-        data = prepared(job.source, job.examples, job.judges, job.training, job.seed, mailbox)
-        ray.train.torch.TorchTrainer(
-            worker_loop,
-            train_loop_config={"job": job, "data": data, "mailbox": mailbox},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=workers if least == workers else (least, workers),
-                use_gpu=gpus > 0,
-                resources_per_worker=bundle,
-            ),
-            run_config=ray.train.RunConfig(
-                name=job.target.fingerprint,
-                storage_path=f"{job.target.absolute}/{WORK}",
-                storage_filesystem=None if storage.is_local else storage.fs,
-                failure_config=ray.train.FailureConfig(max_failures=resources.restarts),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-                callbacks=callbacks(job),
-                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-            ),
-        ).fit()
-    found: dict[str, Any] = {}
-    for name in (SUMMARY, SPEED):
-        content = storage.read_bytes(f"{job.target.path}/{name}")
-        assert content is not None, f"training ended without {name}"
-        found |= json.loads(content)
-    return found
+    return ray.train.torch.TorchTrainer(
+        worker_loop,
+        train_loop_config=config,
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers if least == workers else (least, workers),
+            use_gpu=gpus > 0,
+            resources_per_worker=bundle,
+        ),
+        run_config=ray.train.RunConfig(
+            name=job.target.fingerprint,
+            storage_path=f"{job.target.absolute}/{WORK}",
+            storage_filesystem=None if storage.is_local else storage.fs,
+            failure_config=ray.train.FailureConfig(max_failures=resources.restarts),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            callbacks=callbacks(job),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )

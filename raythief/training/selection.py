@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from raythief import encoding
 from raythief.artifacts import WORK, Artifact
 from raythief.config import HELD_OUT, Selection
-from raythief.training.data import Dataset
+from raythief.training.data import ENGLISH, Dataset
+from raythief.training.job import Job
 
 _FOLDER = f"{WORK}/best"
 _TOKENS = 4
@@ -34,9 +35,12 @@ class Judge:
     """Scores a model on the rows that are set apart, shared by all workers."""
 
     def __init__(
-        self, data: Dataset, tokens: int, precision: torch.dtype, device: torch.device,
+        self, job: Job, data: Dataset, tokens: int, precision: torch.dtype, device: torch.device,
         rank: int, world: int,
     ) -> None:  # fmt: skip
+        names = [examples.table for examples in job.judges]
+        self.english = names.index(ENGLISH) if len(names) > 1 and ENGLISH in names else None
+        """The group that is English, where there are others."""
         self.data, self.precision, self.device = data, precision, device
         self.rank, self.world = rank, world
         self.batches: list[tuple[int, NDArray[np.int64]]] = []
@@ -46,8 +50,12 @@ class Judge:
             self.batches += [(group, rows[part]) for part in packed]
 
     @torch.no_grad()
-    def score(self, model: Any) -> float:
-        """Mean over the groups of the share of rows whose label the model gives.
+    def score(self, model: Any) -> dict[str, float]:
+        """The share of rows whose label the model gives.
+
+        Returns:
+            ``score``, the mean over the groups; and where one of several is English, ``english``
+            and ``elsewhere``, the mean over the others.
 
         All workers must call this; each goes through as many batches, because those of a sharded
         model can not go on without each other.
@@ -68,10 +76,12 @@ class Judge:
         if self.world > 1:
             torch.distributed.all_reduce(right)
         counts = [len(rows) for rows in self.data.judges]
-        shares: list[float] = [
-            one / count for one, count in zip(right.tolist(), counts, strict=True)
-        ]
-        return sum(shares) / len(shares)
+        shares = [one / count for one, count in zip(right.tolist(), counts, strict=True)]
+        found = {"score": sum(shares) / len(shares)}
+        if self.english is not None:
+            found["english"] = shares.pop(self.english)
+            found["elsewhere"] = sum(shares) / len(shares)
+        return found
 
 
 class Best:

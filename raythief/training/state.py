@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import math
 import pickle
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,9 +21,11 @@ import pyarrow as pa
 import ray.train
 import torch
 
+from raythief.artifacts import Artifact
 from raythief.errors import UserError
-from raythief.training import collapse, parallel
+from raythief.training import collapse, local, parallel
 from raythief.training.collapse import Step
+from raythief.training.job import Job
 from raythief.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -49,9 +52,11 @@ class State:
     """The step up to which trackers were told."""
 
     @classmethod
-    def restored(cls, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    def restored(
+        cls, target: Artifact, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    ) -> State:
         """From the last checkpoint of the run that is whole, or from the beginning."""
-        checkpoint = ray.train.get_checkpoint()
+        checkpoint = ray.train.get_checkpoint() or local.latest(target)
         if checkpoint is None:
             return cls()
         kept = load(checkpoint)
@@ -106,11 +111,18 @@ class State:
         return len(self.looks) - 1 - self.looks.index(self.best) >= patience
 
     def save(
-        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, rank: int, last: bool
+        self,
+        job: Job,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        rank: int,
+        last: bool,
     ) -> None:
         """Report a checkpoint; every worker must call this equally often.
 
-        It is copied to storage while the training goes on. ``last`` says that none will follow.
+        A worker group copies it to storage while the training goes on. ``last`` says that none
+        will follow.
         """
         points = [one for one in (*self.history, *self.looks) if one["step"] > self.told]
         self.told = self.step
@@ -119,6 +131,10 @@ class State:
         if rank == 0:
             folder = tempfile.mkdtemp(prefix="raythief-checkpoint-")
             torch.save({**dataclasses.asdict(self), **whole}, Path(folder) / STATE)
+            if not job.resources.training.workers:
+                local.keep(job.target, self.step, Path(folder))
+                shutil.rmtree(folder)
+                return
             checkpoint = ray.train.Checkpoint.from_directory(folder)
         ray.train.report(
             {"step": self.step, "points": points, "last": last},

@@ -6,7 +6,7 @@ whole path.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from transformers import pipeline
 import training_jobs
 from raythief import runs, training
 from raythief.config import LABELS, Selection
+from raythief.progress import Watch
 from raythief.training.data import held_out
 
+ALONE = {"training": {"workers": 0}}
 LEARNING = {"steps": 150, "learning_rate": 2e-3}
 
 
@@ -58,6 +60,50 @@ def test_it_learns_and_plain_transformers_loads_it(plain: tuple[Path, dict[str, 
     assert accuracy(artifact) > 0.55  # chance is a third
     assert not results["collapse"]
     assert results["selection"] is None
+
+
+def test_in_this_process_it_learns_what_a_worker_learns(
+    folder: Path, plain: tuple[Path, dict[str, Any]]
+) -> None:
+    artifact, results = training_jobs.trained(folder, "alone", ALONE, **LEARNING)
+    weights = [place / "model" / "model.safetensors" for place in (artifact, plain[0])]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert results["history"] == plain[1]["history"]
+
+
+class Until(Watch):
+    """Wants a training only up to a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.seen = step, [0]
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Of no interest."""
+
+    def look(self, look: Mapping[str, float]) -> bool:
+        self.seen.append(int(look["step"]))
+        return look["step"] < self.step
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_training_that_is_not_wanted_any_more_can_go_on_later(folder: Path, workers: int) -> None:
+    """From its last checkpoint, or the one before if that is damaged; it tells its looks again."""
+    how: dict[str, Any] = {"selection": {"every": 10}, "steps": 40}
+    resources = {"training": {"workers": workers}, "checkpoint_every": 10}
+    whole, expected = training_jobs.trained(folder, f"whole {workers}", resources, **how)
+    job = training_jobs.job(folder, f"halted {workers}", resources, **how)
+    with pytest.raises(training.StoppedError):
+        training.train(job, Until(30))
+    place = Path(job.target.absolute)
+    assert not (place / "model").exists()
+    for state in sorted(place.glob("_work/**/state.pt"))[-1:]:
+        state.write_bytes(state.read_bytes()[:1000])
+    patient = Until(1000)
+    results = training.train(job, patient)
+    assert patient.seen == [0, 10, 20, 30, 40]
+    assert results["selection"] == expected["selection"]
+    weights = [one / "model" / "model.safetensors" for one in (place, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_every_step_is_told(plain: tuple[Path, dict[str, Any]]) -> None:

@@ -17,6 +17,7 @@ from raythief.artifacts import Artifact, Storage
 from raythief.config import Selection, SoftLabels, Tracking, Training
 from raythief.errors import UserError
 from raythief.nli import SCORES
+from raythief.progress import silent
 from raythief.training import data, tracking
 from raythief.training.data import Examples, held_out
 from raythief.training.objective import class_weights, losses
@@ -235,16 +236,6 @@ def test_patience_counts_looks_since_the_best() -> None:
 # --- the data set -----------------------------------------------------------------------------
 
 
-class Nobody:
-    """A mailbox that nobody reads."""
-
-    def __init__(self) -> None:
-        self.put = self
-
-    def remote(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return training_jobs.prepare(tmp_path_factory.mktemp("encoder"))
@@ -252,8 +243,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dataset(folder: Path, *, judges: bool = False, **how: Any) -> data.Dataset:
     made = training_jobs.job(folder, "any", **how)
-    return data._prepare(
-        made.source, made.examples, made.judges if judges else (), made.training, 0, Nobody()
+    return data.prepare(
+        made.source, made.examples, made.judges if judges else (), made.training, 0, silent
     )
 
 
