@@ -311,7 +311,9 @@ class _Chain:
             inputs["real"] = self.real
         languages: tuple[Language, ...] = ()
         if how.selection is not None and how.selection.on != HELD_OUT:
-            inputs["judge"], languages = self.sets[how.selection.on]
+            name_of_set, _, only = how.selection.on.partition("/")
+            inputs["judge"], languages = self.sets[name_of_set]
+            languages = tuple(one for one in languages if only in ("", one))
 
         def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
             examples = []

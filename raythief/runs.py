@@ -169,7 +169,7 @@ def cluster(address: str | None) -> Iterator[None]:
         ) from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    quiet("ray.data", "ray.train", "ray.tune")
+    quiet("ray.data", "ray.train", "ray.tune", "transformers")
     try:
         yield
     finally:

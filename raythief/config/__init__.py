@@ -26,16 +26,15 @@ from raythief.config.bilstm import (
 )
 from raythief.config.loading import Variant, expand, load, merge, nest, validate
 from raythief.config.operation import (
-    Choice,
     Costs,
     Resources,
     Serve,
-    Sweep,
     Tracking,
     TrainingWorkers,
     Workers,
 )
 from raythief.config.reference import fields
+from raythief.config.search import Asha, Choice, Sweep
 from raythief.config.sources import (
     Corpus,
     FilesCorpus,
@@ -73,6 +72,7 @@ __all__ = [
     "LANGUAGES",
     "Alignment",
     "Api",
+    "Asha",
     "BiLstm",
     "Choice",
     "Corpus",

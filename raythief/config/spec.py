@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from raythief.config.base import NAME_PATTERN, Section, each_once
-from raythief.config.operation import Costs, Resources, Serve, Sweep, Tracking
+from raythief.config.operation import Costs, Resources, Serve, Tracking
+from raythief.config.search import Sweep
 from raythief.config.sources import Corpus, HubCorpus
 from raythief.config.stages import (
     HELD_OUT,
@@ -87,7 +88,7 @@ class Spec(Section):
     @model_validator(mode="after")
     def _selection_leaves_the_test_alone(self) -> Spec:
         if self.sweep.parameters:
-            self._check_selection("sweep.set", self.sweep.set)
+            self._check_selection("sweep.objective", self.sweep.objective)
         trainings = {
             "victim.training": self.victim.training,
             "extractor.training": self.extractor.training,
@@ -137,7 +138,8 @@ class Spec(Section):
             )
         return self
 
-    def _check_selection(self, field: str, name: str) -> None:
+    def _check_selection(self, field: str, rule: str) -> None:
+        name, _, language = rule.partition("/")
         chosen = self.evaluation.sets.get(name)
         if chosen is None:
             raise ValueError(
@@ -146,6 +148,10 @@ class Spec(Section):
             )
         if chosen.split == "test":
             raise ValueError(f"{field} names `{name}`, a test split: select on validation data")
+        if language and language not in chosen.languages:
+            raise ValueError(
+                f"{field} names `{rule}`, but evaluation.sets.{name} has no `{language}`"
+            )
 
     @property
     def root(self) -> Path:

@@ -71,7 +71,8 @@ class Selection(Section):
     on: str = HELD_OUT
     """`held_out`: agreement with the labels of queries that are held out of the training, which is
     all that a thief has (of real examples, where there are no queries); or the name of one of
-    `evaluation.sets`: mean accuracy over its languages; never a test split."""
+    `evaluation.sets`: mean accuracy over its languages, or with `SET/LANGUAGE` that of one
+    language; never a test split."""
     held_out: float = Field(0.02, gt=0, lt=1)
     """Share of the queries, or of the real examples, that is held out."""
     every: int = Field(500, ge=1)

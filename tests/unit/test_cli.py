@@ -132,14 +132,14 @@ MISTAKES: list[Any] = [
         ["sweep"],
         fields(
             evaluation__sets__dev__split="test",
-            sweep={"set": "dev", "parameters": {"seed": {"grid": [1]}}},
+            sweep={"objective": "dev", "parameters": {"seed": {"grid": [1]}}},
         ),
         "a test split",
         id="sweep on test",
     ),
     pytest.param(
         ["sweep"],
-        fields(sweep={"set": "dev", "parameters": {"sede": {"grid": [1]}}}),
+        fields(sweep={"objective": "dev", "parameters": {"sede": {"grid": [1]}}}),
         "sweep.parameters: sede is no field; did you mean `seed`?",
         id="sweep field",
     ),

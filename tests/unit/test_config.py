@@ -131,7 +131,7 @@ def test_every_fault_gets_a_line_of_its_own(tmp_path: Path):
         ("extractor: {training: {warmup: 1.0}}", "extractor.training.warmup"),
         ("extractor: {training: {betas: [0.9, 1.0]}}", "extractor.training.betas.1"),
         ("extractor: {training: {betas: [-0.1, 0.9]}}", "extractor.training.betas.0"),
-        ("resources: {training: {workers: 0}}", "resources.training.workers"),
+        ("resources: {training: {workers: -1}}", "resources.training.workers"),
         ("costs: {utilisation: 1.1}", "costs.utilisation"),
         ("corpus: {source: fles}", "corpus"),
         ("corpus: {column: text}", "corpus.source"),
@@ -202,6 +202,15 @@ def test_a_source_that_is_not_named_is_asked_for(tmp_path: Path):
         ("sweep: {parameters: {seed: {grid: []}}}", "sweep.parameters.seed", "empty"),
         ("sweep: {parameters: {seed: {uniform: [2, 1]}}}", "sweep.parameters.seed", "lower bound"),
         ("sweep: {parameters: {seed: {loguniform: [0, 1]}}}", "sweep.parameters.seed", "above 0"),
+        ("sweep: {parameters: {seed: {randint: [3, 3]}}}", "sweep.parameters.seed", "lower bound"),
+        (
+            "sweep: {parameters: {seed: {grid: [1], when: {seeds: [1]}}, seeds: {grid: [1]}}}",
+            "sweep",
+            "parameters.seed.when names `seeds`, which is no parameter before it",
+        ),
+        ("sweep: {cost: true}", "sweep", "set searcher to optuna"),
+        ("sweep: {cost: true, searcher: optuna, asha: {}}", "sweep", "leave out one of them"),
+        ("sweep: {repeats: 2, asha: {}}", "sweep", "leave out one of them"),
     ],
 )
 def test_an_impossible_combination_is_told(tmp_path: Path, text: str, field: str, word: str):
@@ -211,10 +220,12 @@ def test_an_impossible_combination_is_told(tmp_path: Path, text: str, field: str
 
 
 def test_a_sweep_can_not_select_on_a_test_split(tmp_path: Path):
-    text = "name: x\nsweep: {parameters: {queries.count: {grid: [1]}}, set: %s}"
+    text = "name: x\nsweep: {parameters: {queries.count: {grid: [1]}}, objective: %s}"
     assert "`xnli`, a test split" in refused(tmp_path, text % "xnli")
     assert "did you mean `mnli`?" in refused(tmp_path, text % "mnlii")
-    assert loaded(tmp_path, text % "mnli").sweep.set == "mnli"
+    assert loaded(tmp_path, text % "mnli").sweep.objective == "mnli"
+    assert loaded(tmp_path, text % "mnli/en").sweep.objective == "mnli/en"
+    assert "evaluation.sets.mnli has no `de`" in refused(tmp_path, text % "mnli/de")
 
 
 def test_the_figure_is_of_pairs_that_are_there(tmp_path: Path):
@@ -231,7 +242,7 @@ def test_no_variant_can_turn_a_sweep_onto_a_test_split(tmp_path: Path):
         tmp_path,
         "name: x\n"
         "evaluation: {sets: {dev: {source: miniature, split: validation}}}\n"
-        "sweep: {set: dev, parameters: {queries.count: {grid: [1]}}}\n"
+        "sweep: {objective: dev, parameters: {queries.count: {grid: [1]}}}\n"
         "variants: {a: {evaluation.sets.dev.split: test}}\n",
     )
     assert sentence.startswith("variants.a: ")
@@ -248,7 +259,8 @@ def test_a_spec_can_not_be_changed_once_it_is_loaded(tmp_path: Path):
 
 
 def test_numbers_may_be_written_as_physicists_do(tmp_path: Path):
-    text = "name: x\nsweep: {set: mnli, parameters: {costs.gpu_flops: {grid: [1e-5, -3E+14, 2e3]}}}"
+    parameters = "{costs.gpu_flops: {grid: [1e-5, -3E+14, 2e3]}}"
+    text = f"name: x\nsweep: {{objective: mnli, parameters: {parameters}}}"
     choice = loaded(tmp_path, text).sweep.parameters["costs.gpu_flops"]
     assert choice.grid == (1e-5, -3e14, 2000.0)
     spec = loaded(tmp_path, "name: x", "extractor.training.learning_rate=1e-5")
@@ -501,45 +513,6 @@ def test_dotted_keys_become_a_tree_at_any_depth():
     assert nest({"a.b.c": 1, "a.d": {"e.f": 2}, "a.b.g": 3}) == {
         "a": {"b": {"c": 1, "g": 3}, "d": {"e": {"f": 2}}}
     }
-
-
-# --- sweeps -----------------------------------------------------------------------------------
-
-
-def swept(**parameters: Any) -> Spec:
-    tree = {
-        "name": "x",
-        "evaluation": {"sets": {"dev": {"source": "miniature", "split": "validation"}}},
-        "sweep": {"set": "dev", "parameters": parameters},
-    }
-    return validate(tree, "spec")
-
-
-def test_a_trial_is_the_spec_with_its_parameters_set():
-    from raythief import sweep
-
-    spec = swept(**{"queries.count": {"grid": [5, 6]}, "seed": {"choice": [1]}})
-    trial = sweep.trial_spec(spec, {"queries.count": 6, "extractor.training.learning_rate": 1e-4})
-    assert trial.queries.count == 6
-    assert trial.extractor.training.learning_rate == 1e-4
-    assert trial.evaluation == spec.evaluation
-    assert sweep.trials(spec) == 2
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "sentence"),
-    [
-        ("queries.cuont", 5, "queries.cuont is no field; did you mean `count`?"),
-        ("queries.count", -5, "queries.count: input should be greater than or equal to 1, not -5"),
-        ("real.placement", "only", "real: placement `only` needs a fraction above 0"),
-    ],
-)
-def test_a_trial_that_could_never_run_is_told(field: str, value: Any, sentence: str):
-    from raythief import sweep
-
-    with pytest.raises(UserError) as caught:
-        sweep.trial_spec(swept(**{field: {"grid": [value]}}), {field: value})
-    assert str(caught.value) == f"sweep.parameters: {sentence}"
 
 
 # --- places -----------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raythief import cli, config, paper, runs, sweep
+from raythief import cli, config, paper, runs
 from raythief.errors import UserError
+from raythief.sweep import space
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
@@ -94,8 +95,8 @@ def test_table_2_buys_one_set_of_labels() -> None:
 @pytest.mark.parametrize("name", ["sweep", "miniature_sweep"])
 def test_sweeps_select_on_validation_data(name: str) -> None:
     spec = config.load(ROOT / "jobs" / f"{name}.yaml")
-    assert spec.evaluation.sets[spec.sweep.set].split == "validation"
-    assert sweep.trials(spec) >= 8
+    assert spec.evaluation.sets[spec.sweep.objective].split == "validation"
+    assert len(space.points(spec.sweep, spec.seed)) >= 12
 
 
 def test_the_reference_is_up_to_date() -> None:

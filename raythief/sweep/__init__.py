@@ -1,0 +1,187 @@
+"""A search over fields of the spec, through Ray Tune.
+
+    space      which configurations are tried, and the spec of each
+    trial      what Tune runs
+    board      what is shown meanwhile
+    outcome    what is left: record, tables, best spec, report
+
+A trial is the pipeline with some fields set. What trials have in common is an artifact already:
+they buy no label twice, and `after` trials share their gibberish stage. The same holds between
+runs: a sweep that was killed tries the same configurations again, finds the finished trials on
+storage and goes on with the others from their last checkpoints.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from rich.console import Console
+
+from raythief import capacity, metering, pipeline, runs
+from raythief.artifacts import Storage
+from raythief.config import Spec, Variant
+from raythief.errors import UserError
+from raythief.progress import Display
+from raythief.stages import Stage
+from raythief.sweep import outcome, space
+from raythief.sweep.board import Board
+from raythief.sweep.trial import Trial
+
+__all__ = ["run"]
+
+_UNBOUNDED = 1_000_000
+"""Looks that no training reaches: a trial ends by itself, not by ASHA's `max_t`."""
+
+
+def run(spec: Spec, *, address: str | None = None, console: Console) -> dict[str, Any]:
+    """Run every trial, record them as rows of one run, and write report and best spec.
+
+    Returns:
+        The run record, with ``best`` (the best configuration), ``best_spec`` and ``report``.
+
+    Raises:
+        UserError: the spec has no sweep, a trial could never run, or all trials failed.
+    """
+    started = time.time()
+    _check(spec)
+    storage = Storage.at(spec.storage)
+    spec = spec.model_copy(
+        update={"storage": storage.uri, "data_root": str(spec.root.resolve()), "variants": {}}
+    )
+    points = space.points(spec.sweep, spec.seed) if spec.sweep.searcher == "random" else []
+    rows = [_row(spec, point) for point in points or _ends(spec)]
+    runs.check(rows, storage, spec.costs.budget)
+    total = len(points) or spec.sweep.samples
+    with runs.cluster(address):
+        concurrent = capacity.trials(spec.resources, spec.sweep.concurrent)
+        concurrent_stages, budget = spec.resources.concurrent_stages, spec.costs.budget
+        with Display(console) as display:
+            _build(space.shared(spec), storage, display, concurrent_stages, budget)
+        console.print(f"{total} trials, {min(total, concurrent)} at once", highlight=False)
+        meter = metering.start(storage, budget)
+        with Board(points, total, spec.sweep.objective, console) as board:
+            _tune(spec, storage, points, concurrent, board)
+        del meter  # held until here: an actor ends with its last handle
+        return outcome.conclude(spec, storage, list(board.entries.values()), started, console)
+
+
+def _check(spec: Spec) -> None:
+    if not spec.sweep.parameters:
+        raise UserError("sweep.parameters is empty: say which fields to search")
+    if spec.sweep.searcher == "optuna" and importlib.util.find_spec("optuna") is None:
+        raise UserError(
+            "sweep.searcher is optuna, which is not installed: pip install 'raythief[optuna]'"
+        )
+    if spec.sweep.cost and not spec.costs.query_usd and not spec.costs.gpu_hour_usd:
+        raise UserError("sweep.cost needs prices: set costs.query_usd or costs.gpu_hour_usd")
+
+
+def _ends(spec: Spec) -> list[space.Point]:
+    """A configuration for either end of each parameter: by these a wrong value is told."""
+    return [
+        {field: value}
+        for field, choice in spec.sweep.parameters.items()
+        for value in (choice.values[0], choice.values[-1])
+    ]
+
+
+def _row(spec: Spec, point: space.Point) -> runs.Row:
+    """A configuration as a row, whose files and purchases can be looked at beforehand."""
+    made = space.trial_spec(spec, point)
+    return runs.Row(Variant(name=spec.name, spec=made), pipeline.stages(made))
+
+
+def _build(shared: Mapping[str, Stage], *how: Any) -> None:
+    """Build what trials have in common; without it none could succeed."""
+    for made in pipeline.build(shared, *how).values():
+        if made.fault is not None:
+            raise made.fault
+        if made.error is not None:
+            raise UserError(made.error)
+
+
+def _tune(
+    spec: Spec, storage: Storage, points: Sequence[space.Point], concurrent: int, board: Board
+) -> None:
+    """Run the trials; what they told is on the board."""
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints even if it is to be silent
+    sweep, own = spec.sweep, capacity.own(spec.resources)
+    goals: dict[str, Any] = {"metric": "objective", "mode": "max"}
+    if points:
+        searcher: Any = BasicVariantGenerator()
+        dimensions = {"parameters": tune.grid_search(list(points))}
+    else:
+        if sweep.cost:
+            goals = {"metric": ["objective", "usd"], "mode": ["max", "min"]}
+        searcher, dimensions = _optuna(spec, storage, goals, board), {}
+        goals = {} if sweep.cost else goals
+    with tempfile.TemporaryDirectory() as scratch:  # what is worth keeping lies in artifacts
+        tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(Trial, spec=spec), {"cpu": own["CPU"], "gpu": own["GPU"]}
+            ),
+            param_space=dimensions,
+            tune_config=tune.TuneConfig(
+                **goals,
+                num_samples=1 if points else sweep.samples,
+                max_concurrent_trials=concurrent,
+                search_alg=searcher,
+                scheduler=_scheduler(spec),
+                reuse_actors=False,
+                trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
+                trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name=spec.name,
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[board],
+                failure_config=tune.FailureConfig(max_failures=spec.resources.restarts),
+            ),
+        ).fit()
+
+
+def _scheduler(spec: Spec) -> Any:
+    asha = spec.sweep.asha
+    if asha is None:
+        return None
+    return AsyncHyperBandScheduler(
+        time_attr="training_iteration",  # looks
+        grace_period=asha.grace,
+        reduction_factor=asha.reduction,
+        max_t=_UNBOUNDED,
+    )
+
+
+def _optuna(spec: Spec, storage: Storage, goals: dict[str, Any], board: Board) -> Any:
+    """A searcher that begins with what an earlier run of the same sweep has tried."""
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    place = f"runs/{spec.name}-sweep/suggested.json"
+    identity = {"sweep": spec.sweep.model_dump(mode="json"), "seed": spec.seed}
+    kept = json.loads(storage.read_bytes(place) or b"{}")
+    tried = kept.get("tried", []) if kept.get("identity") == identity else []
+
+    class Remembered(OptunaSearch):  # type: ignore[misc]  # its package tells no types
+        def suggest(self, trial_id: str) -> Any:
+            config = super().suggest(trial_id)
+            tried_now.append(self._ot_trials[trial_id].params)
+            kept = {"identity": identity, "tried": tried_now}
+            storage.write_bytes(place, json.dumps(kept).encode())
+            return config
+
+    tried_now: list[dict[str, Any]] = []
+    return Remembered(
+        space.suggest(spec.sweep), points_to_evaluate=tried or None, seed=spec.seed, **goals
+    )

@@ -1,0 +1,181 @@
+"""A trial: the stages of one configuration, in a process that Ray Tune can ask and stop.
+
+Tune's scheduler is asked at each look at a training, which waits for the answer. A trial that is
+to stop ends its training by itself, at a checkpoint, and gives its workers back: nothing is killed.
+Looks of a training that was finished or begun by others are told again, so that the scheduler
+decides as it did then.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import queue
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from ray import tune
+
+from raythief import pipeline, runs
+from raythief.artifacts import Artifact, Storage
+from raythief.config import Spec
+from raythief.progress import Watch, silent
+from raythief.sweep import space
+from raythief.training import StoppedError
+
+log = logging.getLogger(__name__)
+
+WATCHED = ("extractor", "finetuned")
+"""Roles of the trainings that are a trial's own."""
+
+
+class Trial(tune.Trainable):
+    """One configuration, in all its repetitions."""
+
+    def setup(self, config: dict[str, Any], spec: Spec) -> None:
+        """Begin, in a thread: the actor's own answers Tune."""
+        runs.quiet("ray.data", "ray.train", "transformers")
+        self.spec, self.point = spec, config["parameters"]
+        self.told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.verdicts: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self.waiting = False
+        self.thread = threading.Thread(target=self._work, name="trial", daemon=True)
+        self.thread.start()
+
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls the actor."""
+        return f"trial: {space.title(self.point)}"
+
+    def step(self) -> dict[str, Any]:
+        """Let the training go on, and wait for its next look or for the end."""
+        if self.waiting:
+            self.verdicts.put(True)
+        result = self.told.get()
+        self.waiting = not result["done"]
+        return result
+
+    def cleanup(self) -> None:
+        """End the training at its look, and wait until its workers are gone."""
+        if self.waiting:
+            self.verdicts.put(False)
+            self.thread.join()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: artifacts hold all that a trial needs to go on."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: artifacts hold all that a trial needs to go on."""
+
+    def _work(self) -> None:
+        made: list[dict[str, Any]] = []
+        try:
+            storage = Storage.at(self.spec.storage)
+            for repeat in range(self.spec.sweep.repeats):
+                made.append(self._run(storage, repeat))
+        except StoppedError:
+            return
+        except Exception as error:  # one trial's fault must not end the sweep; the record tells it
+            log.exception("%s failed", space.title(self.point))
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            self.told.put(
+                {"objective": math.nan, "error": lines[-1], "runs": json.dumps(made), "done": True}
+            )
+            return
+        scores = [run["objective"] for run in made]
+        self.told.put(
+            {
+                "objective": sum(scores) / len(scores),
+                "usd": sum(run["usd"] for run in made) / len(made),
+                "runs": json.dumps(made),
+                "done": True,
+            }
+        )
+
+    def _run(self, storage: Storage, repeat: int) -> dict[str, Any]:
+        """Build one repetition."""
+        spec = space.trial_spec(self.spec, self.point, repeat)
+        watch = _Judge(self) if self.spec.sweep.asha else None
+        built: dict[str, Any] = {}
+        collapse: list[str] = []
+        seconds = 0.0
+        for role, stage in pipeline.stages(spec).items():
+            watched = watch is not None and role in WATCHED
+            artifact, new = stage.ensure(storage, watch if watch and watched else silent)
+            built[role] = {"path": artifact.path, "reused": not new}
+            manifest = artifact.verify()
+            if role in WATCHED:
+                collapse += manifest["results"]["collapse"]
+                seconds += manifest["seconds"]
+                if watch is not None:
+                    if not new:
+                        watch.replay(artifact)
+                    watch.before += manifest["results"]["steps"]
+        scores = rules(manifest["results"])
+        return {
+            "repeat": repeat,
+            "seed": spec.extractor.training.seed if self.spec.sweep.repeats > 1 else spec.seed,
+            "objective": scores[self.spec.sweep.objective],
+            "scores": scores,
+            "collapse": collapse,
+            "usd": _price(spec, seconds),
+            "stages": built,
+        }
+
+
+class _Judge(Watch):
+    """Brings the looks of a trial's trainings to Tune, and its answers back."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+        self.before = 0
+        """Steps of the trainings that are through."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """The bar of a trial moves with its looks."""
+
+    def look(self, look: Mapping[str, float]) -> bool:
+        """Tell Tune, and wait for its answer."""
+        self.trial.told.put(
+            {
+                **look,
+                "objective": look["score"],
+                "step": self.before + int(look["step"]),
+                "steps": self.before + int(look["steps"]),
+                "done": False,
+            }
+        )
+        return self.trial.verdicts.get()
+
+    def replay(self, artifact: Artifact) -> None:
+        """Tell the looks of a training that was finished before."""
+        results = artifact.verify()["results"]
+        for look in results["selection"]["looks"]:
+            if not self.look({**look, "steps": results["steps"]}):
+                raise StoppedError
+
+
+def rules(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Accuracy by each rule by which trials can be judged.
+
+    Args:
+        evaluation: Results of an evaluation stage.
+
+    Returns:
+        For each set the mean over its languages; of several languages each as `SET/LANGUAGE` too.
+    """
+    found = {}
+    for name, languages in evaluation["sets"].items():
+        shares = {language: figures["accuracy"] for language, figures in languages.items()}
+        found[name] = sum(shares.values()) / len(shares)
+        found |= {f"{name}/{language}": share for language, share in shares.items()}
+    return found
+
+
+def _price(spec: Spec, seconds: float) -> float:
+    """Dollars for the queries that a configuration learns from, and for training on them."""
+    bought = 0 if spec.real.placement == "only" else spec.extractor.queries or spec.queries.count
+    gpus = (spec.resources.training.gpus or 0) * max(1, spec.resources.training.workers)
+    hours = seconds / 3600 * gpus
+    return bought * spec.costs.query_usd + hours * spec.costs.gpu_hour_usd
