@@ -8,18 +8,19 @@ give the same report, byte for byte.
 
 ``records`` reads, ``measures`` reckons, ``cast`` and ``findings`` say what holds, ``scores``,
 ``comparison``, ``fidelity``, ``distances`` and ``course`` make the sections, ``figures`` draws,
-``render`` makes the files.
+``render`` makes the files. Of a sweep, ``trials`` reckons, ``search`` makes the sections and
+``sweepfigures`` draws.
 """
 
 from __future__ import annotations
 
 from pyarrow import fs as filesystems
 
-from raythief.report import comparison, course, distances, fidelity, scores
+from raythief.report import comparison, course, distances, fidelity, scores, search
 from raythief.report.blocks import Block, Points, Section, Text
 from raythief.report.cast import Cast, cast
 from raythief.report.findings import findings, summary, verdict
-from raythief.report.measures import series_of
+from raythief.report.measures import series_of, sets_of
 from raythief.report.records import Run, collect
 from raythief.report.render import files
 
@@ -43,17 +44,21 @@ def write(fs: filesystems.FileSystem, root: str, name: str) -> str:
 
 
 def headline(fs: filesystems.FileSystem, root: str, name: str) -> str:
-    """What the run ``name`` came to, in the two sentences that its report begins with.
+    """What the run ``name`` came to, in the sentences that its report begins with.
 
     Raises:
         UserError: there is no such run, or its record can not be understood.
     """
     run = collect(fs, root, name)
+    if sweep := search.search(run):
+        return search.headline(sweep)[0]
     return _lines(run, cast(run, series_of(run)))[0]
 
 
 def sections(run: Run) -> list[Section]:
     """Everything that the report says, in its order."""
+    if sweep := search.search(run):
+        return _of_sweep(run, sweep)
     series = series_of(run)
     parts = cast(run, series)
     found = findings(parts)
@@ -73,6 +78,39 @@ def sections(run: Run) -> list[Section]:
         course.words(run),
         course.training(run),
         course.time(run),
+        course.faults(run),
+        course.again(run),
+    ]
+    return [section for section in chosen if section]
+
+
+def _of_sweep(run: Run, found: search.Search) -> list[Section]:
+    """What the report says of a sweep.
+
+    The paper's claims are not judged by its rows: trials were chosen by their scores, and differ in
+    more than what a claim is about. What rows scored is shown of the best configurations.
+    """
+    start: list[Block] = [
+        Text(line, strong=i == 0) for i, line in enumerate(search.headline(found))
+    ]
+    if points := search.findings(found):
+        start.append(Points(points))
+    best = search.leading(found)
+    series = series_of(best)
+    sets = sets_of(series)
+    victim = next((one for one in series if one.is_victim), None)
+    parts = Cast(sets[0], victim, None, (), ()) if sets else None
+    chosen = [
+        Section("summary", "Summary", start),
+        *search.sections(found),
+        search.restricted(found, scores.accuracy(best, series, None)) if parts else None,
+        scores.agreement(series),
+        scores.classes(series, parts),
+        distances.nearest(run),
+        course.labels(run),
+        course.words(run),
+        search.restricted(found, course.training(best)),
+        search.restricted(found, course.time(best)),
         course.faults(run),
         course.again(run),
     ]

@@ -37,6 +37,7 @@ from raythief.report.records import (
 Head = tuple[str, tuple[str, ...]]
 """Whose vocabulary, and its commonest words."""
 
+STATES = ("done", "stopped", "failed", "running")
 TRAININGS = ("victim", "extractor", "finetuned")
 
 
@@ -232,7 +233,7 @@ def faults(run: Run) -> Section | None:
     rows = [
         [Cell(row.variant), Cell(str(row.seed)), Cell(row.status), Cell(_reason(row))]
         for row in run.record.rows
-        if row.status != "done"
+        if row.status not in ("done", "stopped")  # to be stopped is no fault
     ]
     rows += [
         [Cell(row.variant), Cell(str(row.seed)), Cell("collapsed"),
@@ -334,13 +335,13 @@ def overview(run: Run) -> list[tuple[str, str]]:
     """The facts under the headline: (name, value)."""
     record, spec = run.record, run.spec
     states = [row.status for row in record.rows]
-    tally = [f"{states.count(s)} {s}" for s in ("done", "failed", "running") if s in states]
+    tally = [f"{states.count(s)} {s}" for s in STATES if s in states]
     facts = [("Experiment", record.name)]
     if record.started:
         facts.append(("Started", record.started.replace("T", " ").replace("+00:00", " UTC")))
     if record.seconds is not None:
         facts.append(("Took", duration(record.seconds)))
-    facts.append(("Rows", ", ".join(tally) or "none"))
+    facts.append(("Trials" if record.sweep else "Rows", ", ".join(tally) or "none"))
     if record.rows:
         seeds = sorted({row.seed for row in record.rows})
         facts.append(("Seeds", ", ".join(map(str, seeds))))

@@ -161,7 +161,7 @@ def series_of(run: Run) -> list[Series]:
     for name in run.names():
         samples = {}
         for row in run.record.rows:
-            scores = _scores(run.artifact(row, "evaluation"))
+            scores = scores_of(run.artifact(row, "evaluation"))
             if row.variant == name and scores:
                 samples[row.seed] = scores
         variants.append(Series(name, False, run.variants.get(name), samples))
@@ -172,7 +172,7 @@ def _victims(run: Run) -> list[Series]:
     """One series for each different victim; seeds that share one count once."""
     groups: dict[str, tuple[str, Spec | None, dict[int, Mapping[str, Mapping[str, Score]]]]] = {}
     for artifact, rows in run.users("victim_evaluation"):
-        scores = _scores(artifact)
+        scores = scores_of(artifact)
         if scores:
             spec = run.variants.get(rows[0].variant)
             key = json.dumps(spec.victim.model_dump(mode="json")) if spec else ""
@@ -206,12 +206,36 @@ def wilson(share: float, count: int) -> Interval:
     return middle - half, middle + half
 
 
+# Quantiles of Student's t distribution at 97.5 %, for 1 to 30 degrees of freedom.
+_STUDENT = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
+    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
+    2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
+)  # fmt: skip
+
+
+def student(values: Sequence[float]) -> float | None:
+    """Half the 95 % interval of the mean of a sample, by Student's t; none for a single value."""
+    freedom = len(values) - 1
+    if freedom < 1:
+        return None
+    if freedom <= len(_STUDENT):
+        quantile = _STUDENT[freedom - 1]
+    else:  # the first terms of its expansion about the normal quantile, right to four digits
+        z = 1.959964
+        quantile = (
+            z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        )
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
 def _interval(score: Score) -> Interval:
     if score.low is None or score.high is None:
         return wilson(score.accuracy, score.count)
     return score.low, score.high
 
 
-def _scores(artifact: Artifact | None) -> Mapping[str, Mapping[str, Score]] | None:
+def scores_of(artifact: Artifact | None) -> Mapping[str, Mapping[str, Score]] | None:
+    """Scores by evaluation set and language; none of what was not evaluated."""
     results = artifact.results if artifact else None
     return results.sets if isinstance(results, Evaluation) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from raythief.config import LABELS, Label, Spec, expand, validate
+from raythief.config import LABELS, Label, Spec, expand, merge, nest, validate
 from raythief.errors import UserError
 
 STAGES = (
@@ -244,15 +245,64 @@ class Stage(_Part):
     reused: bool = False
 
 
+def _known(value: Any) -> Any:
+    """What JSON writes for the score of nothing (NaN) is no score."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+MaybeShare = Annotated[Share | None, BeforeValidator(_known)]
+MaybeAmount = Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_known)]
+
+
+class Look(_Part):
+    """What a trial scored on the way."""
+
+    step: Annotated[int, Field(ge=0)]
+    score: MaybeShare = None
+
+
+class Sweep(_Part):
+    """What was searched for, where, and how."""
+
+    objective: str = ""
+    """Name of the selection rule that was maximised."""
+    parameters: dict[str, dict[str, Any]] = {}
+    """Field path, and where its values come from."""
+    searcher: str = ""
+    scheduler: str = ""
+    repeats: Annotated[int, Field(ge=1)] = 1
+    """Seeds of each configuration."""
+    unit: str = ""
+    """What hours are counted of: GPU or CPU."""
+
+
 class Row(_Part):
-    """One variant with one seed."""
+    """One variant with one seed; in a sweep, one trial."""
 
     variant: str
     seed: int = 0
-    status: Literal["done", "failed", "running"]
+    status: Literal["done", "stopped", "failed", "running"]
+    """Stopped is what a sweep's scheduler does to a trial that lags; it is not evaluated."""
     error: str | None = None
     seconds: float | None = None
     stages: dict[str, Stage] = {}
+    # Of a trial.
+    trial: str | None = None
+    parameters: dict[str, Any] = {}
+    """Field path and value, of those that apply."""
+    repeat: int = 0
+    objective: MaybeShare = None
+    """By the evaluation or, where the trial was stopped, by its last look."""
+    looks: tuple[Look, ...] = ()
+    steps: int | None = None
+    ended: MaybeAmount = None
+    """Seconds from the start of the sweep."""
+    hours: MaybeAmount = None
+    """What it cost; nothing if all of it was found."""
+    scores: dict[str, MaybeShare] = {}
+    """By selection rule."""
+    collapse: tuple[str, ...] = ()
+    """Signs of a collapse, in words."""
 
     @property
     def label(self) -> str:
@@ -269,6 +319,8 @@ class Record(_Part):
     started: str | None = None
     seconds: float | None = None
     spec: dict[str, Any] = {}
+    sweep: Sweep | None = None
+    """None where the rows are no trials."""
     rows: tuple[Row, ...] = ()
 
 
@@ -390,7 +442,27 @@ def _specs(record: Record, problems: list[str]) -> tuple[Spec | None, dict[str, 
             f"not told apart by what they are: {'; '.join(str(error).splitlines())}."
         )
         return None, {}
-    return spec, variants
+    return (spec, _trial_specs(spec, record.rows, problems)) if record.sweep else (spec, variants)
+
+
+def _trial_specs(spec: Spec, rows: tuple[Row, ...], problems: list[str]) -> dict[str, Spec]:
+    """The spec of each trial: the sweep's, with the trial's parameters set."""
+    tree = spec.model_dump(mode="json", exclude={"sweep", "variants"}, exclude_unset=True)
+    specs: dict[str, Spec] = {}
+    faults: list[str] = []
+    for row in rows:
+        if row.variant not in specs:
+            try:
+                specs[row.variant] = validate(merge(tree, nest(row.parameters)), "parameters")
+            except UserError as error:
+                faults.append(f"{row.label}: {'; '.join(str(error).splitlines())}")
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        problems.append(
+            "The parameters of a trial do not fit the spec in the run record, so it is not told "
+            f"which models it used: {faults[0]}{more}."
+        )
+    return specs
 
 
 def _json(fs: filesystems.FileSystem, path: str) -> Any:

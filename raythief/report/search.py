@@ -1,0 +1,684 @@
+"""The sections on a sweep: its configurations, what it cost, and what it says about the choice.
+
+They are made from the run record alone, but for intervals by test items, which are made from the
+manifests of the evaluations.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raythief.report import sweepfigures
+from raythief.report.blocks import (
+    DASH,
+    Block,
+    Cell,
+    Picture,
+    Section,
+    Sheet,
+    Table,
+    Text,
+    counted,
+    listed,
+    number,
+    percent,
+    points,
+)
+from raythief.report.findings import NBSP, Finding
+from raythief.report.languages import name as language_name
+from raythief.report.records import Row, Run, Sweep
+from raythief.report.trials import (
+    FRACTION,
+    PLACEMENT,
+    Configuration,
+    Estimate,
+    Gap,
+    Pair,
+    Pick,
+    configurations,
+    contenders,
+    gap,
+    hours,
+    is_number,
+    key,
+    paired,
+    picks,
+    placed,
+    rules,
+    scored,
+    spending,
+)
+
+LEADING = 5
+"""Configurations that figures tell apart, and that the sections of every run show."""
+TABLE = 20
+"""Configurations that are not folded away."""
+INTERVAL = f"95{NBSP}%{NBSP}interval"
+HELD_OUT = "held_out"
+"""The rule that needs no real data: agreement with the victim on held-out queries."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A sweep, and its configurations, best first."""
+
+    run: Run
+    sweep: Sweep
+    ranked: Sequence[Configuration]
+    names: Mapping[str, str]
+    """What each searched field is called in tables and figures, by its path."""
+
+    @property
+    def best(self) -> Configuration | None:
+        """The best that was evaluated."""
+        return next(iter(contenders(self.ranked)), None)
+
+    def label(self, one: Configuration) -> str:
+        """t003: learning_rate 1e-05, placement after."""
+        values = [f"{name} {shown(one.parameters[path])}" for path, name in self.names.items()
+                  if path in one.parameters]  # fmt: skip
+        return f"{one.name}: {', '.join(values)}" if values else one.name
+
+
+def search(run: Run) -> Search | None:
+    """The sweep of a run; none where its rows are no trials."""
+    sweep = run.record.sweep
+    if sweep is None:
+        return None
+    had = dict.fromkeys(path for row in run.record.rows for path in row.parameters)
+    searched = [path for path in sweep.parameters if path in had]
+    names = _names(list(dict.fromkeys([*searched, *had])))
+    return Search(run, sweep, configurations(run), names)
+
+
+def headline(found: Search) -> list[str]:
+    """What the sweep came to: the best configuration, then the trials and their price."""
+    best, evaluated = found.best, sum(one.score is not None for one in found.ranked)
+    if best is None or best.score is None:
+        return [f"No trial of this sweep has been evaluated. {_tally(found)}"]
+    lead = (
+        f"The best of {counted(evaluated, 'evaluated configuration')} by {_goal(found.sweep)} is "
+        f"“{found.label(best)}”: {_score_words(best.score)}."
+    )
+    return [lead, f"{_tally(found)} {_caution(found, evaluated)}".strip()]
+
+
+def leading(found: Search) -> Run:
+    """The run with only the best configurations, as variants, a seed for each repeat.
+
+    What sections say of a row, they say of a configuration then; a table of all would hide more
+    than it shows.
+    """
+    rows, specs = [], {}
+    for one in contenders(found.ranked)[:LEADING]:
+        label = found.label(one)
+        alike = len({row.seed for row in one.rows}) < len(one.rows)
+        if own := found.run.variants.get(one.rows[0].variant):
+            specs[label] = own
+        for i, row in enumerate(one.rows):
+            seed = i if alike else row.seed
+            rows.append(row.model_copy(update={"variant": label, "seed": seed}))
+    record = found.run.record.model_copy(update={"rows": tuple(rows)})
+    return replace(found.run, record=record, variants=specs)
+
+
+def restricted(found: Search, section: Section | None) -> Section | None:
+    """Say of a section that it shows the best configurations alone."""
+    whole, some = len(found.ranked), len(contenders(found.ranked)[:LEADING])
+    if section is None or some == whole:
+        return section
+    said = f"Of the {counted(whole, 'configuration')} of the sweep, the best {some} are shown."
+    return replace(section, blocks=[Text(said), *section.blocks])
+
+
+def sections(found: Search) -> list[Section]:
+    """Everything that is said of a sweep."""
+    made = [_trials(found), _placement(found), _choices(found)]
+    return [section for section in made if section]
+
+
+# --- configurations -----------------------------------------------------------------------------
+
+
+def _trials(found: Search) -> Section:
+    blocks: list[Block] = []
+    sheets = [_trial_sheet(found)]
+    if found.ranked:
+        blocks += _tables(found)
+        if panels := _slices(found):
+            blocks.append(
+                Picture(
+                    "slices",
+                    sweepfigures.slices(panels),
+                    "Points of the objective against each parameter",
+                    f"{_objective(found.sweep)} of each trial against each parameter; where others"
+                    " were searched too, they vary along with it.",
+                    "trials.csv",
+                )
+            )
+    looks = [(row.trial, row.repeat, look.step, look.score)
+             for row in found.run.record.rows for look in row.looks]  # fmt: skip
+    if paths := _paths(found):
+        caption = (
+            f"{_objective(found.sweep)} by optimiser step, as it was looked at on the way; a line "
+            "for each trial, the best configurations in styles of their own."
+        )
+        svg = sweepfigures.courses(paths)
+        blocks.append(Picture("looks", svg, "Curves of the objective by step", caption,
+                              "looks.csv"))  # fmt: skip
+        sheets.append(Sheet("looks.csv", ("trial", "repeat", "step", "objective"), looks))
+    budget, sheet = _budget(found)
+    return Section(
+        "search",
+        "The search",
+        [*blocks, *budget],
+        [*sheets, *([sheet] if sheet else [])],
+    )
+
+
+def _tables(found: Search) -> list[Block]:
+    several = any(len(one.rows) > 1 for one in found.ranked)
+    header = [Cell("trial"), *(Cell(name) for name in found.names.values())]
+    header += [Cell("objective", "%"), Cell(INTERVAL, "%")]
+    header += [Cell("repeats", "evaluated")] if several else []
+    header += [Cell("state"), Cell("steps"), Cell("hours", found.sweep.unit)]
+    rows = [_line(found, one, several) for one in found.ranked]
+    over = "of Student's t over repeats, or of the test items alone where only one was evaluated"
+    caption = (
+        f"Configurations, best first, by {_objective(found.sweep, False)}"
+        + (": means over repeats. " if several else ". ")
+        + f"Intervals are those {over if several else 'of the test items alone'}."
+    )
+    notes = []
+    if any(one.last_look is not None and not one.score for one in found.ranked):
+        notes.append("‡ the last look of a trial that was stopped; it was not evaluated.")
+    if any(one.cut for one in found.ranked):
+        notes.append(
+            "§ the scheduler stopped some of the repeats, so the mean is that of those which did "
+            "well enough, and too high; it comes after all that are whole."
+        )
+    blocks: list[Block] = [Table(caption, header, rows[:TABLE], notes=notes, csv="trials.csv")]
+    if len(rows) > TABLE:
+        rest = counted(len(rows) - TABLE, "more configuration")
+        blocks.append(Table(caption, header, rows[TABLE:], notes=notes, csv="trials.csv",
+                            fold=f"{rest}, from rank {TABLE + 1} on"))  # fmt: skip
+    return blocks
+
+
+def _line(found: Search, one: Configuration, several: bool) -> list[Cell]:
+    values = [shown(one.parameters[p]) if p in one.parameters else DASH for p in found.names]
+    cells = [Cell(one.name, _more(one)), *(Cell(value, muted=value == DASH) for value in values)]
+    score, last = one.score, one.last_look
+    if score:
+        cells += [Cell(percent(score.mean), mark="§" if one.cut else ""), Cell(_reach(score))]
+    elif last is not None:
+        cells += [Cell(percent(last), mark="‡", muted=True), Cell(DASH, muted=True)]
+    else:
+        cells += [Cell(DASH, muted=True)] * 2
+    cells += [Cell(f"{len(one.done)} of {len(one.rows)}")] if several else []
+    steps = [row.steps for row in one.rows if row.steps is not None]
+    return [
+        *cells,
+        Cell(_state(one)),
+        Cell(number(max(steps, default=None))),
+        Cell(_hours(hours(one.rows))),
+    ]
+
+
+def _more(one: Configuration) -> str:
+    others = [row.trial for row in one.rows[1:] if row.trial]
+    return (
+        f"and {listed(others)}" if 0 < len(others) < 4 else f"and {len(others)}" if others else ""
+    )
+
+
+def _state(one: Configuration) -> str:
+    states = [row.status for row in one.rows]
+    counts = {state: states.count(state) for state in dict.fromkeys(states)}
+    single = len(states) == 1
+    words = [state if single else f"{count} {state}" for state, count in counts.items()]
+    if collapsed := sum(bool(row.collapse) for row in one.rows):
+        words.append("collapsed" if single else f"{collapsed} collapsed")
+    return ", ".join(words)
+
+
+def _trial_sheet(found: Search) -> Sheet:
+    rows = found.run.record.rows
+    names = list(dict.fromkeys(rule for row in rows for rule in row.scores))
+    header = ["rank", "trial", "repeat", "seed", "status", *found.names, "objective", "steps"]
+    header += ["ended_seconds", "seconds", "hours", "collapse", "error"]
+    header += [f"score:{rule}" for rule in names]
+    lines = [
+        [rank, row.trial, row.repeat, row.seed, row.status,
+         *(_raw(row.parameters.get(path)) for path in found.names), row.objective, row.steps,
+         row.ended, row.seconds, row.hours, "; ".join(row.collapse), row.error,
+         *(row.scores.get(rule) for rule in names)]
+        for rank, one in enumerate(found.ranked, 1)
+        for row in one.rows
+    ]  # fmt: skip
+    return Sheet("trials.csv", header, lines)
+
+
+# --- figures of the trials ----------------------------------------------------------------------
+
+
+def _slices(found: Search) -> list[sweepfigures.Slice]:
+    drawn = [
+        (row, row.objective)
+        for row in found.run.record.rows
+        if row.status in ("done", "stopped") and row.objective is not None
+    ]
+    panels = []
+    for path, name in found.names.items():
+        own = [(row.parameters[path], score, _mark(found, row)) for row, score in drawn
+               if path in row.parameters]  # fmt: skip
+        if own:
+            panels.append(_slice(name, found.sweep.parameters.get(path, {}), own))
+    return panels
+
+
+def _slice(
+    name: str, domain: Mapping[str, Any], drawn: Sequence[tuple[Any, float, sweepfigures.State]]
+) -> sweepfigures.Slice:
+    numeric = all(is_number(value) for value, _, _ in drawn)
+    values = {_key(value, numeric): value for value, _, _ in drawn}
+    # Words stand in the order of their grid, and what a grid does not hold after it, by name.
+    listing = [domain.get(kind) for kind in ("grid", "choice")]
+    order = {_key(value, False): i for grid in listing if isinstance(grid, list)
+             for i, value in enumerate(grid)}  # fmt: skip
+    ranked = sorted(values, key=float) if numeric else sorted(
+        values, key=lambda value: (order.get(value, len(order)), str(value))
+    )  # fmt: skip
+    places = {value: i for i, value in enumerate(ranked)}
+    numbers = [float(value) for value in ranked] if numeric else None
+    positive = [value for value in numbers or () if value > 0]
+    # 1.5 decades: beyond, most of a linear axis would hold the largest value alone.
+    wide = len(positive) > 1 and math.log10(positive[-1]) - math.log10(positive[0]) > 1.5
+    marks = [(places[_key(value, numeric)], score, state)
+             for value, score, state in drawn]  # fmt: skip
+    labels = [_tail(shown(values[value])) for value in ranked]
+    return sweepfigures.Slice(name, "loguniform" in domain or wide, marks, labels, numbers)
+
+
+def _key(value: Any, numeric: bool) -> str:
+    """1 and 1.0 are one number, but two words."""
+    return repr(float(value)) if numeric else json.dumps(value, sort_keys=True)
+
+
+def _mark(found: Search, row: Row) -> sweepfigures.State:
+    if found.best and scored(row) and key(row.parameters) == key(found.best.parameters):
+        return "best"
+    if row.status == "stopped":
+        return "stopped"
+    return "collapsed" if row.collapse else "done"
+
+
+def _paths(found: Search) -> list[sweepfigures.Path]:
+    best = [one.name for one in contenders(found.ranked)[:LEADING]]
+    paths = []
+    for one in found.ranked:
+        rank, label = (best.index(one.name), found.label(one)) if one.name in best else (None, "")
+        for row in one.rows:
+            seen = [(look.step, look.score) for look in row.looks if look.score is not None]
+            if seen:
+                seen.sort()
+                paths.append(sweepfigures.Path(seen, row.status == "stopped", label, rank))
+                label = ""  # one entry a configuration
+    return paths
+
+
+def _budget(found: Search) -> tuple[list[Block], Sheet | None]:
+    course = spending(found.run, found.ranked)
+    if not course:
+        return [], None
+    values = [(one.row.trial, one.row.repeat, one.row.status, one.row.ended, one.row.hours,
+               one.hours, one.row.objective, one.best) for one in course]  # fmt: skip
+    header = ("trial", "repeat", "status", "ended_seconds", "hours", "hours_so_far", "objective",
+              "best_so_far")  # fmt: skip
+    sheet = Sheet("budget.csv", header, values)
+    if not course[-1].hours:
+        said = "All of it was found on storage, or no hours were recorded, so no hours are drawn."
+        return [Text(said)], sheet
+    marks = [(one.hours, one.row.objective, _mark(found, one.row)) for one in course
+             if one.row.status in ("done", "stopped")]  # fmt: skip
+    steps = [(one.hours, one.best) for one in course if one.best is not None]
+    several = any(len(one.rows) > 1 for one in found.ranked)
+    caption = (
+        f"{_objective(found.sweep)} of the best configuration so far, against the "
+        f"{found.sweep.unit} hours of all trials that had ended"
+        + ("; a configuration counts, with its mean, once all its repeats have ended." if several
+           else ".")
+    )  # fmt: skip
+    svg = sweepfigures.budget(marks, steps, found.sweep.unit)
+    alt = "A stepped curve of the best objective so far by hours"
+    return [Picture("budget", svg, alt, caption, "budget.csv")], sheet
+
+
+# --- where the real data stand ------------------------------------------------------------------
+
+
+def _placement(found: Search) -> Section | None:
+    if not {FRACTION, PLACEMENT} <= found.names.keys():
+        return None
+    means = placed(found.run)
+    if not means:
+        return None
+    several = any(one.count > 1 for shares in means.values() for one in shares.values())
+    reach = (
+        "Whiskers: the 95 % interval of Student's t over the trials at a point, whatever else they "
+        "differ in, or that of the test items of a single one."
+        if several
+        else "Whiskers: the 95 % interval of the test items."
+    )
+    lines = [
+        (name or "no real data", [(share, one.mean, one.low, one.high)
+                                  for share, one in shares.items()])
+        for name, shares in means.items()
+    ]  # fmt: skip
+    blocks: list[Block] = [
+        Picture(
+            "placement",
+            sweepfigures.placements(lines),
+            "Points of the objective by share of real data, a line for each placement",
+            f"{_objective(found.sweep)} by the share of real data and where they stand: means. "
+            f"{reach}",
+            "placement.csv",
+        )
+    ]
+    values = [(name, share, one.count, one.mean, one.low, one.high)
+              for name, shares in means.items() for share, one in shares.items()]  # fmt: skip
+    header = ("placement", "share", "trials", "mean", "low", "high")
+    sheets = [Sheet("placement.csv", header, values)]
+    pairs, left = paired(found.run)
+    if pairs:
+        blocks.append(_pair_table(found, pairs, left))
+        lines_of = [(pair.share, pair.after.trial, pair.during.trial, pair.after.repeat,
+                     pair.after.objective, pair.during.objective) for pair in pairs]  # fmt: skip
+        names = ("share", "after_trial", "during_trial", "repeat", "after", "during")
+        sheets.append(Sheet("pairs.csv", names, lines_of))
+    else:
+        blocks.append(
+            Text("No two trials that were evaluated differ in the placement alone, so none are "
+                 "paired: the points above differ in other settings, too.")
+        )  # fmt: skip
+    return Section("placement", "Real data: how much, and where", blocks, sheets)
+
+
+def _pair_table(found: Search, pairs: Sequence[Pair], left: int) -> Table:
+    rows = []
+    for share, own, apart in _gaps(found.run, pairs):
+        after, during = (
+            math.fsum(row.objective or 0.0 for row in side) / len(side)
+            for side in ([pair.after for pair in own], [pair.during for pair in own])
+        )
+        rows.append(
+            [Cell(f"{100 * share:.3g} %"), Cell(str(apart.count)), Cell(percent(after)),
+             Cell(percent(during)), Cell(points(apart.mean)), _between(apart.mean, apart.pairs),
+             _between(apart.mean, apart.items)]
+        )  # fmt: skip
+    header = [Cell("real data"), Cell("pairs"), Cell("after", "%"), Cell("during", "%")]
+    header += [Cell("difference", "points"), Cell(INTERVAL, "over pairs")]
+    notes = [
+        "The interval over pairs (Student's t) covers the luck of training, that over items (the "
+        "same items in both) the choice of test items: a difference is one beyond the wider."
+    ]
+    if left:
+        verb = "has" if left == 1 else "have"
+        notes.append(
+            f"{counted(left, 'trial')} {verb} no partner that was evaluated and is equal in all "
+            "else, and none here."
+        )
+    caption = (
+        f"{_objective(found.sweep)} with real data after extraction less that with the same "
+        "mixed in: pairs of trials that are equal in all other parameters and in the repeat."
+    )
+    head = [*header, Cell(INTERVAL, "over items")]
+    return Table(caption, head, rows, notes=notes, csv="pairs.csv")
+
+
+def findings(found: Search) -> list[Finding]:
+    """Whether real data after extraction beat the same data mixed in, by pairs of trials."""
+    details: dict[str, list[str]] = {"shows": [], "unclear": [], "absent": []}
+    for share, own, apart in _gaps(found.run, paired(found.run)[0]):
+        half = apart.margin
+        kind = "unclear"
+        if half is not None and abs(apart.mean) > half:
+            kind = "shows" if apart.mean > 0 else "absent"
+        noise = "" if half is None else f" ± {percent(half)}"
+        details[kind].append(
+            f"{points(apart.mean)}{noise} points with {100 * share:.3g} % of it "
+            f"({counted(len(own), 'pair')})"
+        )
+    shows, unclear, absent = (listed(details[kind]) for kind in ("shows", "unclear", "absent"))
+    where = f"by {_goal(found.sweep)}"
+    noise = "can not be told apart from noise"
+    if absent:
+        rest = f"; elsewhere: {listed(details['shows'] + details['unclear'])}"
+        text = f"Real data after extraction does not beat mixing it in {where}: {absent}"
+        return [("absent", f"{text}{rest if shows or unclear else ''}.")]
+    if unclear:
+        beats = f"; it is ahead beyond it by {shows}" if shows else ""
+        text = f"Real data after extraction and real data mixed in {noise} {where}"
+        return [("unclear", f"{text}: {unclear}{beats}.")]
+    if shows:
+        return [("shows", f"Real data after extraction beats mixing it in {where}: {shows}.")]
+    return []
+
+
+def _gaps(run: Run, pairs: Sequence[Pair]) -> list[tuple[float, list[Pair], Gap]]:
+    by_share: dict[float, list[Pair]] = {}
+    for pair in pairs:
+        by_share.setdefault(pair.share, []).append(pair)
+    return [
+        (share, own, gap(run, [(pair.after, pair.during) for pair in own]))
+        for share, own in sorted(by_share.items())
+    ]
+
+
+# --- selection rules ----------------------------------------------------------------------------
+
+
+def _choices(found: Search) -> Section | None:
+    chosen = picks(found.run, found.ranked)
+    if len(rules(contenders(found.ranked), found.sweep.objective)) < 2:
+        return None  # with the objective alone there is nothing to compare
+    header = [Cell("selected by"), Cell("would have chosen"), Cell("score by it", "%")]
+    header += [Cell("objective", "%"), Cell("loss", "points"), Cell(INTERVAL, "of the loss")]
+    main = [pick for pick in chosen if _is_main(pick.rule, found.sweep.objective)]
+    others = [pick for pick in chosen if pick not in main]
+    caption = (
+        f"What each selection rule would have chosen among {_eligible(found)}, what that "
+        f"configuration has by {_objective(found.sweep, False)}, and how much less than the "
+        "objective's own choice that is."
+    )
+    notes = [
+        f"“{HELD_OUT}” is agreement with the victim on held-out queries, and needs no real data: "
+        "its loss is the price of having no real data to select on. The objective's own choice is "
+        "the highest on the very items of the comparison, luck included, so losses are on the "
+        "high side. Intervals are the wider of that over repeats and that over items."
+    ]
+    if any(pick.equals for pick in chosen):
+        notes.append("= the rule has others that score the same; the first by trial is taken.")
+    rows = [_pick(found, pick) for pick in main]
+    blocks: list[Block] = [
+        Table(caption, header, rows, heads=2, notes=notes, csv="rules.csv"),
+    ]
+    if sentence := _price(found, chosen):
+        blocks.insert(0, Text(sentence))
+    if others:
+        blocks.append(
+            Table("The same for rules of one language other than English.", header,
+                  [_pick(found, pick) for pick in others], heads=2, csv="rules.csv",
+                  fold=f"{counted(len(others), 'rule')} of one language other than English")
+        )  # fmt: skip
+    values = [(pick.rule, pick.chosen.name, pick.score, pick.equals,
+               pick.chosen.score.mean if pick.chosen.score else None, pick.loss.mean,
+               pick.loss.pairs, pick.loss.items) for pick in chosen]  # fmt: skip
+    names = ("rule", "trial", "score", "equals", "objective", "loss", "half_interval_repeats",
+             "half_interval_items")  # fmt: skip
+    title = "What each selection rule would have chosen"
+    return Section("rules", title, blocks, [Sheet("rules.csv", names, values)])
+
+
+def _pick(found: Search, pick: Pick) -> list[Cell]:
+    score = pick.chosen.score
+    own = pick.chosen is found.best
+    interval = Cell("its own choice", muted=True) if own else _between(
+        pick.loss.mean, pick.loss.margin
+    )  # fmt: skip
+    return [
+        Cell(pick.rule, rule_words(pick.rule)),
+        Cell(found.label(pick.chosen)),
+        Cell(percent(pick.score), mark="=" if pick.equals else ""),
+        Cell(percent(score.mean) if score else DASH),
+        Cell(percent(pick.loss.mean)),
+        interval,
+    ]
+
+
+def _price(found: Search, chosen: Sequence[Pick]) -> str:
+    """The loss of having no real data to select on, in a sentence."""
+    pick = next((pick for pick in chosen if pick.rule == HELD_OUT), None)
+    if pick is None or pick.rule == found.sweep.objective:
+        return ""
+    if pick.chosen is found.best:
+        return "Selecting without real data, on held-out queries, would have chosen the same."
+    half = pick.loss.margin
+    noise = "" if half is None else f" ± {percent(half)}"
+    doubt = ", no more than noise" if half is not None and pick.loss.mean <= half else ""
+    return (
+        f"Selecting without real data, on held-out queries, would have cost "
+        f"{percent(pick.loss.mean)}{noise} points{doubt}."
+    )
+
+
+def _is_main(rule: str, objective: str) -> bool:
+    return "/" not in rule or rule.endswith("/en") or rule in (objective, HELD_OUT)
+
+
+def _eligible(found: Search) -> str:
+    return counted(len(contenders(found.ranked)), "configuration")
+
+
+def rule_words(rule: str) -> str:
+    """What a rule's name means."""
+    if rule == HELD_OUT:
+        return "agreement with the victim"
+    chosen, _, language = rule.rpartition("/")
+    return language_name(language) if chosen else "mean of its languages"
+
+
+# --- words --------------------------------------------------------------------------------------
+
+
+def shown(value: Any) -> str:
+    """A parameter's value, short: 1e-05, true, or the text itself."""
+    if value is None or isinstance(value, bool | list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _raw(value: Any) -> Any:
+    """A value as a sheet can hold it, in full precision."""
+    return value if value is None or isinstance(value, str | int | float) else json.dumps(value)
+
+
+def _tail(text: str) -> str:
+    """A model's name without its owner, for a figure."""
+    return text.rpartition("/")[2] or text
+
+
+def _names(paths: Sequence[str]) -> dict[str, str]:
+    """The last part of each path, or as many parts as tell it from the others."""
+    names = {}
+    for path in paths:
+        parts = path.split(".")
+        tails = [".".join(parts[i:]) for i in reversed(range(len(parts)))]
+        others = [other for other in paths if other != path]
+        unlike = (
+            tail for tail in tails
+            if not any(other == tail or other.endswith(f".{tail}") for other in others)
+        )  # fmt: skip
+        names[path] = next(unlike, path)
+    return names
+
+
+def _goal(sweep: Sweep) -> str:
+    """What was maximised, in words."""
+    if not sweep.objective:
+        return "an objective that was not recorded"
+    if sweep.objective == HELD_OUT:
+        return f"agreement with the victim on held-out queries ({HELD_OUT})"
+    chosen, _, language = sweep.objective.rpartition("/")
+    if chosen:
+        return f"accuracy in {language_name(language)} on {chosen}"
+    return f"mean accuracy over the languages of {sweep.objective}"
+
+
+def _objective(sweep: Sweep, start: bool = True) -> str:
+    """The same in a caption, beside tables and axes that speak of the objective."""
+    return f"{'The' if start else 'the'} objective ({_goal(sweep)})"
+
+
+def _tally(found: Search) -> str:
+    """How many trials there were, how they ended, how they were chosen, and their price."""
+    rows = found.run.record.rows
+    states = [row.status for row in rows]
+    ends = [f"{states.count(state)} {word}" for state, word in _ENDS.items() if state in states]
+    collapsed = sum(bool(row.collapse) for row in rows)
+    parts = [
+        f"{counted(len(rows), 'trial')}: {listed(ends)}." if ends else "There is no trial yet."
+    ]
+    if collapsed:
+        parts.append(f"{collapsed} showed signs of a collapse; none is left out for it.")
+    if found.sweep.searcher:
+        scheduler = found.sweep.scheduler or "none"
+        parts.append(f"The searcher was {found.sweep.searcher}, the scheduler {scheduler}.")
+    spent = hours(rows)
+    if spent is not None:
+        parts.append(f"They cost {' '.join([_hours(spent), found.sweep.unit]).strip()} hours.")
+    return " ".join(parts)
+
+
+_ENDS = {
+    "done": "done",
+    "stopped": "stopped by the scheduler",
+    "failed": "failed",
+    "running": "still running",
+}
+
+
+def _caution(found: Search, evaluated: int) -> str:
+    if evaluated < 2:
+        return ""
+    return (
+        f"The score is the highest of {evaluated} on the data that it was chosen on, and so too "
+        "high for others: judge the choice on data that no trial saw."
+    )
+
+
+def _score_words(score: Estimate) -> str:
+    if score.low is None or score.high is None:
+        return f"{percent(score.mean)} % (one repeat)"
+    over = f"over {score.count} repeats" if score.count > 1 else "of the test items; one repeat"
+    return f"{percent(score.mean)} % ({_reach(score)} by the {INTERVAL} {over})"
+
+
+def _reach(score: Estimate) -> str:
+    if score.low is None or score.high is None:
+        return DASH
+    return NBSP.join((percent(score.low), "to", percent(score.high))).replace("-", "−")
+
+
+def _between(mean: float, half: float | None) -> Cell:
+    if half is None:
+        return Cell(DASH, muted=True)
+    return Cell(NBSP.join((points(mean - half), "to", points(mean + half))))
+
+
+def _hours(value: float | None) -> str:
+    return DASH if value is None else f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
