@@ -6,6 +6,9 @@ hold a part of what they need wait for each other. So what is needed is reckoned
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Literal
+
 import ray
 from ray._private.state import state as _state  # what autoscaling may add is told nowhere else
 
@@ -17,10 +20,20 @@ OWN_CPUS = 0.01
 """CPUs of a process that only waits for its workers; Ray Tune refuses 0."""
 
 
-def check(resources: Resources, what: str = "a stage") -> None:
-    """Raise ``UserError`` if the workers of a stage would never come."""
+Group = Literal["inference", "training"]
+GROUPS: tuple[Group, ...] = ("inference", "training")
+
+
+def check(resources: Resources, groups: Collection[Group] = GROUPS, what: str = "a stage") -> None:
+    """Raise ``UserError`` if the workers of a stage would never come.
+
+    Args:
+        resources: What stages run on.
+        groups: The kinds of workers that are needed.
+        what: Whose workers they are.
+    """
     have = _cluster()
-    for unit, needed in _needed(resources).items():
+    for unit, needed in _needed(resources, groups).items():
         if needed > have[unit]:
             raise UserError(
                 f"resources: {what} needs {needed:.3g} {unit}s, and the cluster has "
@@ -29,7 +42,7 @@ def check(resources: Resources, what: str = "a stage") -> None:
     if _autoscaled():  # what its nodes will be like is not known here
         return
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name in ("inference", "training"):
+    for name in groups:
         each: Workers = getattr(resources, name)
         bundle = {"CPU": each.cpus, "GPU": sharding.gpus(each)}
         if each.workers and not any(_fits(bundle, node) for node in nodes):
@@ -49,7 +62,7 @@ def trials(resources: Resources, most: int | None) -> int:
     Raises:
         UserError: not even one trial would find its workers.
     """
-    check(resources, "a trial")
+    check(resources, what="a trial")
     have, needed = _cluster(), _needed(resources)
     fits = min(have[unit] // amount for unit, amount in needed.items() if amount)
     return int(fits if most is None else min(fits, most))
@@ -70,16 +83,18 @@ def held(resources: Resources) -> tuple[str, float]:
     return ("GPU", needed["GPU"]) if needed["GPU"] else ("CPU", needed["CPU"])
 
 
-def _needed(resources: Resources) -> dict[str, float]:
+def _needed(resources: Resources, groups: Collection[Group] = GROUPS) -> dict[str, float]:
     """CPUs and GPUs of a trial or a run: its process and the workers of its largest stage."""
-    training, inference, process = resources.training, resources.inference, own(resources)
-    size = training.min_workers or training.workers
-    data = 1 if inference.workers else 0  # for Ray Data's own tasks
+    process = own(resources)
+    sizes: list[tuple[Workers, int, int]] = []
+    if "training" in groups:
+        training = resources.training
+        sizes.append((training, training.min_workers or training.workers, 0))
+    if "inference" in groups and resources.inference.workers:
+        sizes.append((resources.inference, resources.inference.workers, 1))  # Ray Data's own tasks
     return {
-        "CPU": process["CPU"]
-        + max(size * training.cpus, inference.workers * inference.cpus + data),
-        "GPU": process["GPU"]
-        + max(size * sharding.gpus(training), inference.workers * sharding.gpus(inference)),
+        "CPU": process["CPU"] + max((size * w.cpus + more for w, size, more in sizes), default=0),
+        "GPU": process["GPU"] + max((size * sharding.gpus(w) for w, size, _ in sizes), default=0),
     }
 
 

@@ -96,18 +96,32 @@ def run(
 
 
 @app.command()
-def plan(spec: SpecPath, overrides: Overrides = None, only: Only = None) -> None:
+def plan(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    only: Only = None,
+    trials: Annotated[
+        bool,
+        typer.Option("--sweep", help="Plan the trials of `raythief sweep`, all to their ends."),
+    ] = False,
+) -> None:
     """Tell what a run would build, what is there, and what it would take. Changes nothing.
 
     Needs no network, no cluster and no model: GPU hours come from the sizes of the models and
     the speed that the spec's `costs` assume.
     """
     loaded = config.load(spec, overrides or [])
-    from raythief import planning
+    from raythief import planning, runs
 
+    if trials:
+        from raythief import sweep as sweeping
+
+        rows = sweeping.rows(loaded)
+    else:
+        rows = runs.rows(loaded, only or [])
     # A pipe or a file has no width; a plan's rows should not be folded there.
     wide = Console() if sys.stdout.isatty() else Console(width=120)
-    planning.show(loaded, only or [], wide)
+    planning.show(loaded, rows, wide)
 
 
 @app.command()

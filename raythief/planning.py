@@ -126,10 +126,10 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
     return Work("")
 
 
-def show(spec: Spec, only: Sequence[str], console: Console) -> None:
-    """Print the plan of a spec."""
+def show(spec: Spec, rows: Sequence[runs.Row], console: Console) -> None:
+    """Print the plan of some rows of a spec."""
     storage = Storage.at(spec.storage)
-    plan = steps(runs.rows(spec, only), storage)
+    plan = steps(rows, storage)
     speed = spec.costs.gpu_flops * spec.costs.utilisation
     table = Table(title=f"{spec.name}: {len(plan)} stages", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("Stage", no_wrap=True)
@@ -177,7 +177,7 @@ def _training(spec: Spec, model: Model, how: Training, parts: Sequence[tuple[int
         return Work("examples not known")
     passes = how.steps * how.batch_size / examples if how.steps else how.epochs
     return Work(
-        f"{examples:,} examples x {passes:g}", 6 * _per_token(model, spec) * tokens * passes
+        f"{examples:,} examples x {passes:.3g}", 6 * _per_token(model, spec) * tokens * passes
     )
 
 

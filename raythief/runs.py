@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import ray
 import ray.data
 from rich.console import Console
 
-from raythief import labeling, metering, models, pipeline, report, victims
+from raythief import capacity, labeling, metering, models, pipeline, report, victims
 from raythief.api import Remote
 from raythief.artifacts import Storage
 from raythief.config import Spec, Variant, Victim, expand
@@ -33,6 +33,13 @@ from raythief.training import tracking
 LOCAL_CPUS = 4
 """Logical CPUs that Ray is told of, at least, on a machine of our own: stages need one for their
 workers and some for Ray's own tasks, and wait for each other for ever with only two."""
+
+
+WORKERS: dict[capacity.Group, tuple[str, ...]] = {
+    "training": ("victim", "extractor", "finetuned"),
+    "inference": ("corpus", "queries", "sanity", "labels", "vectors", "figure2", "evaluation"),
+}
+"""Stages by the workers that build them; others are small."""
 
 
 @dataclass(frozen=True)
@@ -176,14 +183,28 @@ def cluster(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _cluster_for(
-    stages: Iterable[Stage], storage: Storage, address: str | None
-) -> contextlib.AbstractContextManager[None]:
-    """A cluster if any of the stages has yet to be built; starting one takes seconds."""
-    there = all(
-        storage.artifact(stage.name, stage.fingerprint).manifest() is not None for stage in stages
-    )
-    return contextlib.nullcontext() if there else cluster(address)
+@contextlib.contextmanager
+def _cluster_for(wanted: Sequence[Row], storage: Storage, address: str | None) -> Iterator[None]:
+    """A cluster if any stage has yet to be built; starting one takes seconds.
+
+    Raises:
+        UserError: it does not hold the workers of such a stage.
+    """
+    missing = [
+        (row.variant.spec.resources, stage.name)
+        for row in wanted
+        for stage in row.stages.values()
+        if storage.artifact(stage.name, stage.fingerprint).manifest() is None
+    ]
+    if not missing:
+        yield
+        return
+    with cluster(address):
+        for group, names in WORKERS.items():
+            needed = [resources for resources, name in missing if name in names]
+            for resources in needed[:1] + [r for r in needed[1:] if r != needed[0]]:
+                capacity.check(resources, (group,))
+        yield
 
 
 @contextlib.contextmanager
@@ -249,7 +270,7 @@ def run(
         title = f"{role} ({owner})" if owner else role
         # Different stages may belong to "2 rows" each.
         titled[f"{title} {key[:4]}" if title in titled else title] = stages[key]
-    with _cluster_for(stages.values(), storage, address), Display(console) as display:
+    with _cluster_for(wanted, storage, address), Display(console) as display:
         concurrent = spec.resources.concurrent_stages
         outcomes = pipeline.build(titled, storage, display, concurrent, spec.costs.budget)
     record = _record(spec, wanted, outcomes, command, started)
@@ -257,7 +278,8 @@ def run(
         name = f"runs/{spec.name}/run.json"
         storage.write_bytes(name, json.dumps(record, indent=1, ensure_ascii=False).encode())
         record["report"] = report.write(storage.fs, storage.root, spec.name)
-        console.print(report.headline(storage.fs, storage.root, spec.name), highlight=False)
+        line = report.headline(storage.fs, storage.root, spec.name)
+        console.print(line, highlight=False, markup=False)
     for outcome in outcomes.values():
         if outcome.fault is not None:
             raise outcome.fault

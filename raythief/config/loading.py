@@ -72,7 +72,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
         field, equals, value = override.partition("=")
         if not equals or not field:
             raise UserError(f"--set {override}: write it as field.path=value")
-        changes = merge(changes, nest({field.strip(): _parse(value, f"--set {override}")}))
+        changes = merge(changes, _branch(field.strip(), _parse(value, f"--set {override}")))
     spec = validate(merge(tree, changes), str(path))
     for _ in expand(spec, str(path)):  # a wrong variant is told before anything starts
         pass
@@ -127,12 +127,17 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Turn ``{"a.b": 1}`` into ``{"a": {"b": 1}}``; nested mappings may hold dotted keys too."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
-        *parents, last = path.split(".")
-        branch: dict[str, Any] = {last: nest(value) if isinstance(value, Mapping) else value}
-        for parent in reversed(parents):
-            branch = {parent: branch}
-        tree = merge(tree, branch)
+        tree = merge(tree, _branch(path, nest(value) if isinstance(value, Mapping) else value))
     return tree
+
+
+def _branch(path: str, value: Any) -> dict[str, Any]:
+    """Turn ``a.b`` and a value into ``{"a": {"b": value}}``; the value stays as it is."""
+    *parents, last = path.split(".")
+    branch: dict[str, Any] = {last: value}
+    for parent in reversed(parents):
+        branch = {parent: branch}
+    return branch
 
 
 def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from raythief.sweep import outcome, space
 from raythief.sweep.board import Board
 from raythief.sweep.trial import Trial
 
-__all__ = ["run"]
+__all__ = ["rows", "run"]
 
 _UNBOUNDED = 1_000_000
 """Looks that no training reaches: a trial ends by itself, not by ASHA's `max_t`."""
@@ -58,8 +58,7 @@ def run(spec: Spec, *, address: str | None = None, console: Console) -> dict[str
         update={"storage": storage.uri, "data_root": str(spec.root.resolve()), "variants": {}}
     )
     points = space.points(spec.sweep, spec.seed) if spec.sweep.searcher == "random" else []
-    rows = [_row(spec, point) for point in points or _ends(spec)]
-    runs.check(rows, storage, spec.costs.budget)
+    runs.check(_rows(spec, points or _ends(spec)), storage, spec.costs.budget)
     total = len(points) or spec.sweep.samples
     with runs.cluster(address):
         concurrent = capacity.trials(spec.resources, spec.sweep.concurrent)
@@ -72,6 +71,21 @@ def run(spec: Spec, *, address: str | None = None, console: Console) -> dict[str
             _tune(spec, storage, points, concurrent, board)
         del meter  # held until here: an actor ends with its last handle
         return outcome.conclude(spec, storage, list(board.entries.values()), started, console)
+
+
+def rows(spec: Spec) -> list[runs.Row]:
+    """All trials as rows, as far as they are known before it runs; early stops left aside.
+
+    Raises:
+        UserError: the spec has no sweep, or its searcher chooses as it goes.
+    """
+    _check(spec)
+    if spec.sweep.searcher != "random":
+        raise UserError(
+            "sweep.searcher: optuna chooses its trials as it goes, so they can not be planned; "
+            "plan with --set sweep.searcher=random, which tries as many"
+        )
+    return _rows(spec, space.points(spec.sweep, spec.seed))
 
 
 def _check(spec: Spec) -> None:
@@ -94,10 +108,14 @@ def _ends(spec: Spec) -> list[space.Point]:
     ]
 
 
-def _row(spec: Spec, point: space.Point) -> runs.Row:
-    """A configuration as a row, whose files and purchases can be looked at beforehand."""
-    made = space.trial_spec(spec, point)
-    return runs.Row(Variant(name=spec.name, spec=made), pipeline.stages(made))
+def _rows(spec: Spec, points: Sequence[space.Point]) -> list[runs.Row]:
+    """Configurations as rows, whose files and purchases can be looked at beforehand."""
+    made = [
+        Variant(name=f"t{i:03d}", spec=space.trial_spec(spec, point, repeat))
+        for i, point in enumerate(points)
+        for repeat in range(spec.sweep.repeats)
+    ]
+    return [runs.Row(variant, pipeline.stages(variant.spec)) for variant in made]
 
 
 def _build(shared: Mapping[str, Stage], *how: Any) -> None:

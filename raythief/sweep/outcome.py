@@ -76,7 +76,7 @@ def conclude(
     record["best"] = space.title(done[0].point)
     record["best_spec"] = str(runs.location(storage, f"{storage.root}/{folder}/best.yaml"))
     record["report"] = report.write(storage.fs, storage.root, name)
-    console.print(report.headline(storage.fs, storage.root, name), highlight=False)
+    console.print(report.headline(storage.fs, storage.root, name), highlight=False, markup=False)
     return record
 
 

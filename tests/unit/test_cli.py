@@ -222,11 +222,35 @@ def test_a_plan_is_printed_and_changes_nothing(
     assert sorted(data.parent.rglob("*")) == before
 
 
+def test_the_plan_of_a_sweep_counts_what_trials_share_once(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path
+):
+    """Three trials of one rate each: their labels are bought once, their extractors are three."""
+    file = tmp_path / "sweep.yaml"
+    rates = "extractor.training.learning_rate: {grid: [0.1, 0.2, 0.3]}"
+    sets = "evaluation: {sets: {dev: {source: miniature, split: validation, count: 3}}}"
+    file.write_text(
+        "name: x\ncorpus: {source: miniature}\nqueries: {count: 7}\n"
+        "victim: {model: miniature:english, training: {}}\nreal: {train: {source: miniature}}\n"
+        f"extractor: {{model: miniature:multilingual}}\n{sets}\nstorage: {tmp_path / 'a'}\n"
+        f"sweep: {{objective: dev, parameters: {{{rates}}}}}\n"
+    )
+    code, out, _ = call("plan", str(file), "--sweep")
+    assert code == 0
+    assert "Queries to buy: 7 " in out
+    stages = [line.split()[0] for line in out.splitlines() if "missing" in line.split()]
+    assert stages.count("extractor") == 3
+    assert stages.count("labels") == 1
+    code, _, told = call("plan", str(file), "--sweep", "--set", "sweep.searcher=optuna")
+    assert code == 2
+    assert "optuna chooses its trials as it goes" in told
+
+
 # --- help -------------------------------------------------------------------------------------
 
 OPTIONS = {
     "run": ["SPEC", "--set", "--until", "--only", "--address"],
-    "plan": ["SPEC", "--set", "--only"],
+    "plan": ["SPEC", "--set", "--only", "--sweep"],
     "status": ["path", "--follow"],
     "sweep": ["SPEC", "--set", "--address"],
     "serve": ["SPEC", "--set", "--address"],

@@ -48,7 +48,7 @@ def spec(folder: Path, base: Mapping[str, Any] | None = None, **changes: Any) ->
 
 def shown(given: Spec, *only: str) -> str:
     text = io.StringIO()
-    planning.show(given, only, Console(file=text, width=200))
+    planning.show(given, runs.rows(given, only), Console(file=text, width=200))
     return text.getvalue()
 
 
