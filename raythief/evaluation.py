@@ -89,7 +89,7 @@ def build(
         sets: Examples and languages by the set's name.
         source: The model.
         labels: Names of its outputs where its config does not tell.
-        reference: The victim's evaluation on the same sets, for the agreement.
+        reference: The victim's evaluation, for the agreement on the sets that it holds.
         inference: Batching and number format.
         resources: Actors.
         tell: Told the rows that are done.
@@ -121,10 +121,14 @@ def build(
         bill = labeling.results(target, parts, count)
     else:
         parts = sharding.run(Evaluation, arguments, *how, tell)
+    manifest = reference.manifest() if reference is not None else None
+    judged = manifest["results"]["sets"] if manifest else {}
     found: dict[str, dict[str, Any]] = {}
     for name, (_, languages) in sets.items():
-        judge = None  # the victim reads English; without it there is nothing to agree with
-        if reference is not None and "en" in languages:
+        # The victim reads English; without it there is nothing to agree with. Nor is it asked again
+        # what it answered about queries that are held back: accuracy on them is the agreement.
+        judge = None
+        if reference is not None and name in judged and "en" in languages:
             judge = reference.read_table(f"{name}/en")
         found[name] = {
             language: measure(target.read_table(f"{name}/{language}"), judge)

@@ -21,7 +21,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raythief import hub
-from raythief.config import LABELS, FilesPairs, HubPairs, Label, MiniaturePairs, Pairs
+from raythief.config import (
+    LABELS,
+    EvaluationPairs,
+    FilesPairs,
+    HubPairs,
+    Label,
+    MiniaturePairs,
+    Pairs,
+)
 from raythief.errors import UserError
 
 SCHEMA = pa.schema(
@@ -85,7 +93,7 @@ def files(pairs: FilesPairs, root: Path, field: str = "pairs") -> list[Path]:
     return list(dict.fromkeys(_path(pairs, each, root, field) for each in pairs.languages))
 
 
-def rows(pairs: Pairs, root: Path) -> int:
+def rows(pairs: EvaluationPairs, root: Path) -> int:
     """Rows in one language, told without the network; 0 where that can not be."""
     if pairs.source == "hub":
         return SIZES.get((pairs.dataset, pairs.split), 0)

@@ -28,6 +28,7 @@ from raythief import (
     cards,
     corpora,
     evaluation,
+    holdout,
     hub,
     labeling,
     metering,
@@ -104,10 +105,13 @@ class _Chain:
             {"miniature": _plain(spec.miniature), "seed": spec.seed},
             lambda target, _, tell: preparation.pretrain(target, spec, tell),
         )
-        self.sets = {
+        self.sets: dict[str, tuple[Stage, tuple[Language, ...]]] = {
             name: (self._examples(pairs, f"evaluation.sets.{name}"), pairs.languages)
             for name, pairs in spec.evaluation.sets.items()
+            if pairs.source != "queries"
         }
+        """Labelled sets: those of real data at first, and of queries once their labels are laid
+        out, after all that must not rest on these."""
 
     @cached_property
     def real(self) -> Stage:
@@ -131,7 +135,7 @@ class _Chain:
             yield "victim", victim.inputs["model"]
         judge = None
         measured = spec.victim.api.evaluate if spec.victim.api else "everything"
-        if measured != "nothing":
+        if measured != "nothing" and self.sets:
             judge = self._evaluation("victim_evaluation", victim, measured == "english")
             yield "victim_evaluation", judge
 
@@ -163,6 +167,10 @@ class _Chain:
                 yield "sanity", gate
             labels = self._labels(gibberish, victim, gate)
             yield "labels", labels
+            for name in spec.queries_sets:
+                examples = self._held_back(name, labels)
+                self.sets[name] = examples, ("en",)
+                yield f"examples:{name}", examples
         gold = 0.0 if real.placement == "after" else real.fraction
         extractor = self._training("extractor", encoder, spec.extractor.training, gold, labels)
         yield "extractor", extractor
@@ -232,7 +240,7 @@ class _Chain:
     def _sanity(self, victim: _Encoder) -> Stage | None:
         """The gate before the purchase; a victim that was trained here names its own labels."""
         spec, count = self.spec, self.spec.victim.sanity.count
-        english = [name for name, pairs in spec.evaluation.sets.items() if "en" in pairs.languages]
+        english = [name for name, (_, languages) in self.sets.items() if "en" in languages]
         english.sort(key=lambda name: spec.evaluation.sets[name].split == "test")
         if not count or "model" in victim.inputs or not english:
             return None
@@ -319,6 +327,9 @@ class _Chain:
             examples = []
             if labels is not None:
                 first = spec.extractor.queries
+                if spec.held_back:  # `first` counts rows with a label: rejected ones shift none in
+                    most = holdout.answered(given["labels"], spec.queries.count - spec.held_back)
+                    first = most if first is None else min(first, most)
                 bought = training.Examples(given["queries"], labels=given["labels"], first=first)
                 examples.append(bought)
             if gold:
@@ -356,6 +367,8 @@ class _Chain:
         }
         if labels is not None and spec.extractor.queries is not None:
             config["queries"] = spec.extractor.queries
+        if labels is not None and spec.held_back:
+            config["held_back"] = spec.held_back
         return Stage(name, config, build, inputs)
 
     @cached_property
@@ -550,6 +563,18 @@ class _Chain:
 
         return Stage("examples", config, build)
 
+    def _held_back(self, name: str, labels: Stage) -> Stage:
+        """The last bought queries, with the victim's answers."""
+        pairs = self.spec.evaluation.sets[name]
+        start = self.spec.queries.count - self.spec.queries_sets[name]
+
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+            where = f"evaluation.sets.{name}"
+            return holdout.build(target, given["queries"], given["labels"], start, where)
+
+        inputs = {"queries": labels.inputs["queries"], "labels": labels}
+        return Stage("examples", _plain(pairs), build, inputs)
+
     def _encoder(self, model: Model, where: str) -> _Encoder:
         name = model.model
         if name in ("miniature:english", "miniature:multilingual"):
@@ -627,8 +652,9 @@ def build(
         key: [inner.fingerprint for inner in (*stage.inputs.values(), *stage.waits_for)]
         for key, stage in every.items()
     }
-    # Labels cost money: none is bought before it is known that all labelled sets can be read.
-    sets = [key for key, stage in every.items() if stage.name == "examples"]
+    # Labels cost money: none is bought before it is known that all labelled sets can be read, but
+    # those that consist of labels.
+    sets = [key for key, stage in every.items() if stage.name == "examples" and not stage.inputs]
     after |= {key: after[key] + sets for key, stage in every.items() if stage.name == "labels"}
     bought = [f"{stage.name}/{key}" for key, stage in every.items() if stage.queries]
     meter = None  # an actor ends with its last handle, so this one is held to the end

@@ -100,7 +100,7 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
     if role == "extractor":
         parts = []
         if spec.real.placement != "only":
-            parts.append((spec.extractor.queries or count, gibberish))
+            parts.append((spec.learned_queries, gibberish))
         if spec.real.placement != "after" and spec.real.fraction:
             parts.append((round(spec.real.fraction * real), TOKENS_PER_REAL_PAIR))
         return _training(spec, spec.extractor, spec.extractor.training, parts)
@@ -118,11 +118,13 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
         return Work(f"{count} languages x {spec.extractor.bilstm.alignment.steps:,} steps")
     if role in ("evaluation", "victim_evaluation"):
         model = spec.extractor if role == "evaluation" else spec.victim
-        pairs = sum(
-            nli.rows(chosen, spec.root) * len(chosen.languages)
-            for chosen in spec.evaluation.sets.values()
-        )
-        return Work(f"{pairs:,} pairs", 2 * _per_token(model, spec) * pairs * TOKENS_PER_REAL_PAIR)
+        pairs, tokens = 0, 0.0
+        for name, chosen in spec.evaluation.sets.items():
+            if f"examples:{name}" in row.stages[role].inputs:
+                size = nli.rows(chosen, spec.root) * len(chosen.languages)
+                length = gibberish if chosen.source == "queries" else TOKENS_PER_REAL_PAIR
+                pairs, tokens = pairs + size, tokens + size * length
+        return Work(f"{pairs:,} pairs", 2 * _per_token(model, spec) * tokens)
     return Work("")
 
 

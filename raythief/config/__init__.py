@@ -37,6 +37,7 @@ from raythief.config.reference import fields
 from raythief.config.search import Asha, Choice, Sweep
 from raythief.config.sources import (
     Corpus,
+    EvaluationPairs,
     FilesCorpus,
     FilesPairs,
     HubCorpus,
@@ -44,6 +45,7 @@ from raythief.config.sources import (
     MiniatureCorpus,
     MiniaturePairs,
     Pairs,
+    QueriesPairs,
 )
 from raythief.config.spec import DATA_ROOT_VARIABLE, Spec
 from raythief.config.stages import (
@@ -78,6 +80,7 @@ __all__ = [
     "Corpus",
     "Costs",
     "Evaluation",
+    "EvaluationPairs",
     "Extractor",
     "Figure2",
     "FilesCorpus",
@@ -99,6 +102,7 @@ __all__ = [
     "Parallel",
     "Precision",
     "Queries",
+    "QueriesPairs",
     "Real",
     "Resources",
     "Sanity",

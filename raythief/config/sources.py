@@ -104,4 +104,35 @@ class MiniaturePairs(Section):
     """Languages; the same items in each."""
 
 
+class QueriesPairs(Section):
+    """Queries that are bought and held back from every extractor, with the victim's answers.
+
+    Accuracy on them is agreement with the victim, which is all that a thief without real data can
+    measure.
+    """
+
+    source: Literal["queries"]
+    """Bought queries that no extractor learns from. The labels are the victim's answers, so that
+    accuracy is agreement with it; they are no gold labels, and can not be `real.train`."""
+    count: int = Field(1000, ge=1)
+    """The last so many of `queries.count`, less those that the victim rejected; rows without
+    queries (`real.placement: only`) do without the set."""
+
+    @property
+    def split(self) -> str:
+        """No test split: a thief has these pairs, and may select on them."""
+        return "validation"
+
+    @property
+    def languages(self) -> tuple[Language, ...]:
+        """Queries are made of the victim's language."""
+        return ("en",)
+
+
 Pairs = Annotated[HubPairs | FilesPairs | MiniaturePairs, Field(discriminator="source")]
+"""Pairs with gold labels."""
+
+EvaluationPairs = Annotated[
+    HubPairs | FilesPairs | MiniaturePairs | QueriesPairs, Field(discriminator="source")
+]
+"""Pairs that a model may be measured on."""

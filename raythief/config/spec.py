@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from raythief.config.base import NAME_PATTERN, Section, each_once
 from raythief.config.operation import Costs, Resources, Serve, Tracking
 from raythief.config.search import Sweep
-from raythief.config.sources import Corpus, HubCorpus
+from raythief.config.sources import Corpus, HubCorpus, QueriesPairs
 from raythief.config.stages import (
     HELD_OUT,
     Evaluation,
@@ -99,6 +99,20 @@ class Spec(Section):
                 on = training.selection.on
                 if on != HELD_OUT:
                     self._check_selection(f"{where}.selection.on", on)
+                elif HELD_OUT in self.evaluation.sets:
+                    raise ValueError(
+                        f"{where}.selection.on is `{HELD_OUT}`, queries held out of that training, "
+                        "and one of evaluation.sets has this name too; give the set another"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_without_queries_are_measured_too(self) -> Spec:
+        if self.real.placement == "only" and len(self.queries_sets) == len(self.evaluation.sets):
+            raise ValueError(
+                "evaluation.sets are all of source `queries`, which a row with real.placement "
+                "`only` does not have; add a set of real data"
+            )
         return self
 
     @model_validator(mode="after")
@@ -107,6 +121,23 @@ class Spec(Section):
             raise ValueError(
                 f"extractor.queries is {self.extractor.queries:,}, more than the "
                 f"{self.queries.count:,} of queries.count"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_extractor_learns_from_what_is_held_back(self) -> Spec:
+        held, bought, first = self.held_back, self.queries.count, self.extractor.queries
+        name = max(self.queries_sets, key=self.queries_sets.__getitem__, default="")
+        if held >= bought:
+            raise ValueError(
+                f"evaluation.sets.{name}.count holds back {held:,} of the {bought:,} of "
+                "queries.count, which leaves none to learn from; lower it, or raise queries.count"
+            )
+        if held and first is not None and first > bought - held:
+            raise ValueError(
+                f"extractor.queries is {first:,}, which reaches into the last {held:,} of "
+                f"{bought:,} queries, which evaluation.sets.{name} holds back; take at most "
+                f"{bought - held:,}, or lower that set's count"
             )
         return self
 
@@ -129,6 +160,8 @@ class Spec(Section):
                 f"figure2.real names `{name}`, which evaluation.sets lacks"
                 + nearest(name, self.evaluation.sets)
             )
+        if name in self.queries_sets:
+            raise ValueError(f"figure2.real names `{name}`, gibberish; name a set of real data")
         if "en" not in chosen.languages:
             raise ValueError(f"figure2.real names `{name}`, which has no English; name another")
         if count > self.queries.count:
@@ -152,6 +185,33 @@ class Spec(Section):
             raise ValueError(
                 f"{field} names `{rule}`, but evaluation.sets.{name} has no `{language}`"
             )
+        if name not in self.queries_sets:
+            return
+        if field.startswith("victim."):
+            raise ValueError(
+                f"{field} names `{name}`, whose labels are its answers; name another set"
+            )
+        if self.real.placement == "only" and not field.startswith("real."):  # which it leaves out
+            raise ValueError(
+                f"{field} names `{name}`, which a row with real.placement `only`, without queries, "
+                "does not have; name another set"
+            )
+
+    @property
+    def queries_sets(self) -> dict[str, int]:
+        """Sizes, by name, of the evaluation sets that consist of bought queries."""
+        sets = self.evaluation.sets.items()
+        return {name: pairs.count for name, pairs in sets if isinstance(pairs, QueriesPairs)}
+
+    @property
+    def held_back(self) -> int:
+        """The last so many queries, which sets consist of and no extractor learns from."""
+        return max(self.queries_sets.values(), default=0)
+
+    @property
+    def learned_queries(self) -> int:
+        """The first so many queries, which an extractor learns from."""
+        return self.extractor.queries or self.queries.count - self.held_back
 
     @property
     def root(self) -> Path:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from raythief.config.api import Api
 from raythief.config.base import (
@@ -17,7 +18,7 @@ from raythief.config.base import (
     folder_names,
 )
 from raythief.config.bilstm import BILSTM, BiLstm
-from raythief.config.sources import HubPairs, Pairs
+from raythief.config.sources import EvaluationPairs, HubPairs, Pairs
 
 
 class Vocabulary(Section):
@@ -149,8 +150,8 @@ class Sanity(Section):
 
     count: int = Field(60, ge=0)
     """Real labelled pairs that it is asked, taken evenly by label from the English examples of
-    the first of `evaluation.sets`, of a test split only if there is no other; 0 turns the gate
-    off."""
+    the first of `evaluation.sets` of real data, of a test split only if there is no other; 0
+    turns the gate off, and so does having no such set."""
 
 
 class Victim(Model):
@@ -184,7 +185,8 @@ class Extractor(Model):
 
     queries: int | None = Field(None, ge=1)
     """Learn from only the first so many of the labelled queries, of which fewer lie within more;
-    null takes all. All of `queries.count` are bought, once, whatever rows take of them."""
+    null takes all but those that `evaluation.sets` of source `queries` hold back. All of
+    `queries.count` are bought, once, whatever rows take of them."""
     model: str = "FacebookAI/xlm-roberta-large"
     """Hub id, folder (absolute or relative to `data_root`), `miniature:multilingual`, or `bilstm`
     for the baseline that `bilstm` describes."""
@@ -215,6 +217,16 @@ class Real(Section):
     training: Training | None = None
     """How the `after` stage is fine-tuned; null takes `extractor.training`."""
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _gold_labels(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("source") == "queries":
+            raise ValueError(
+                "source `queries` is for evaluation.sets alone, its labels are the victim's; name "
+                "real data"
+            )
+        return given
+
     @model_validator(mode="after")
     def _something_to_train_on(self) -> Real:
         if self.placement == "only" and self.fraction == 0:
@@ -227,11 +239,12 @@ class Real(Section):
 class Evaluation(Section):
     """Accuracy per language, and agreement with the victim."""
 
-    sets: Annotated[dict[str, Pairs], AfterValidator(folder_names)] = {
+    sets: Annotated[dict[str, EvaluationPairs], AfterValidator(folder_names)] = {
         "mnli": HubPairs(split="validation_matched"),
         "xnli": HubPairs(dataset="facebook/xnli", split="test", languages=LANGUAGES),
     }
-    """Labelled sets by name. Items that share an id across languages are translations."""
+    """Labelled sets by name. Items that share an id across languages are translations. Source
+    `queries` is for a thief that has no real data."""
 
 
 class Figure2(Model):

@@ -14,13 +14,15 @@ give the same report, byte for byte.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pyarrow import fs as filesystems
 
 from raythief.report import comparison, course, distances, fidelity, scores, search
 from raythief.report.blocks import Block, Points, Section, Text
 from raythief.report.cast import Cast, cast
 from raythief.report.findings import findings, summary, verdict
-from raythief.report.measures import series_of, sets_of
+from raythief.report.measures import Series, series_of, sets_of
 from raythief.report.records import Run, collect
 from raythief.report.render import files
 
@@ -52,7 +54,8 @@ def headline(fs: filesystems.FileSystem, root: str, name: str) -> str:
     run = collect(fs, root, name)
     if sweep := search.search(run):
         return search.headline(sweep)[0]
-    return _lines(run, cast(run, series_of(run)))[0]
+    series = series_of(run)
+    return _lines(run, series, cast(run, series))[0]
 
 
 def sections(run: Run) -> list[Section]:
@@ -62,16 +65,17 @@ def sections(run: Run) -> list[Section]:
     series = series_of(run)
     parts = cast(run, series)
     found = findings(parts)
-    start: list[Block] = [Text(line, strong=i == 0) for i, line in enumerate(_lines(run, parts))]
+    lines = _lines(run, series, parts)
+    start: list[Block] = [Text(line, strong=i == 0) for i, line in enumerate(lines)]
     if parts or not distances.headline(run):  # of Figure 2 alone there is nothing to be judged
         start += [Text(verdict(found)), Points(found)]
     chosen = [
         Section("summary", "Summary", start),
-        scores.accuracy(run, series, parts) if parts else None,
+        scores.accuracy(run, series, parts) if sets_of(run, series) else None,
         comparison.beside_the_paper(run, series) if parts else None,
         scores.differences(series, parts) if parts else None,
         fidelity.fidelity(run, series, parts.chosen) if parts else None,
-        scores.agreement(series),
+        scores.agreement(run, series),
         scores.classes(series, parts),
         distances.nearest(run),
         course.labels(run),
@@ -97,14 +101,15 @@ def _of_sweep(run: Run, found: search.Search) -> list[Section]:
         start.append(Points(points))
     best = search.leading(found)
     series = series_of(best)
-    sets = sets_of(series)
+    sets = sets_of(best, series)
+    gold = [chosen for chosen in sets if not best.of_queries(chosen)]
     victim = next((one for one in series if one.is_victim), None)
-    parts = Cast(sets[0], victim, None, (), ()) if sets else None
+    parts = Cast(gold[0], victim, None, (), ()) if gold else None
     chosen = [
         Section("summary", "Summary", start),
         *search.sections(found),
-        search.restricted(found, scores.accuracy(best, series, None)) if parts else None,
-        scores.agreement(series),
+        search.restricted(found, scores.accuracy(best, series, None)) if sets else None,
+        scores.agreement(best, series),
         scores.classes(series, parts),
         distances.nearest(run),
         course.labels(run),
@@ -117,8 +122,8 @@ def _of_sweep(run: Run, found: search.Search) -> list[Section]:
     return [section for section in chosen if section]
 
 
-def _lines(run: Run, parts: Cast | None) -> list[str]:
+def _lines(run: Run, series: Sequence[Series], parts: Cast | None) -> list[str]:
     """What a run came to: of its scores if it has any, and of its Figure 2."""
     figure = distances.headline(run)
-    scored = summary(run, parts) if parts or not figure else []
+    scored = summary(run, series, parts) if sets_of(run, series) or not figure else []
     return [*scored, figure] if figure else scored

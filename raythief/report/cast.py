@@ -21,7 +21,7 @@ class Cast:
     """Who plays which part in a run, on its main evaluation set."""
 
     chosen: str
-    """The evaluation set of most languages."""
+    """The evaluation set of most languages, with gold labels."""
     victim: Series | None
     thief: Series | None
     """The extractor that saw nothing but gibberish of the home vocabulary."""
@@ -50,8 +50,8 @@ def role(spec: Spec, base: Spec) -> Role:
 
 
 def cast(run: Run, series: Sequence[Series]) -> Cast | None:
-    """Find the parts; none if nothing was evaluated."""
-    sets = sets_of(series)
+    """Find the parts; none if nothing was evaluated on gold labels."""
+    sets = [chosen for chosen in sets_of(run, series) if not run.of_queries(chosen)]
     if not sets:
         return None
     measured = [one for one in series if one.samples.values()]

@@ -93,7 +93,7 @@ def _row(one: Series, table: paper.Table) -> paper.Row | None:
 def _comparable(one: Series, row: paper.Row, chosen: str) -> bool:
     """Whether the models are the row's, and the set is as large as the paper's."""
     pairs = one.spec.evaluation.sets.get(chosen) if one.spec else None
-    if one.spec is None or pairs is None or pairs.source == "miniature":
+    if one.spec is None or pairs is None or pairs.source in ("miniature", "queries"):
         return False
     counts = {
         score.count for sets in one.samples.values() for score in sets.get(chosen, {}).values()

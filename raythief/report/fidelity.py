@@ -68,7 +68,7 @@ def _steps(series: Sequence[Series]) -> list[tuple[int, Series]]:
     for one in series:
         if one.is_victim or one.spec is None or not one.samples or one.spec.real.fraction:
             continue
-        count = one.spec.extractor.queries or one.spec.queries.count
+        count = one.spec.learned_queries
         extractor = one.spec.extractor.model_copy(update={"queries": None})
         alike = one.spec.model_copy(update={"extractor": extractor, "seed": 0})
         groups.setdefault(alike.model_dump_json(), {}).setdefault(count, one)

@@ -12,16 +12,19 @@ from collections.abc import Sequence
 from raythief.report.blocks import Verdict, counted, listed, percent, points
 from raythief.report.cast import Cast
 from raythief.report.languages import name as language_name
-from raythief.report.measures import Measure, Series
+from raythief.report.measures import Measure, Series, sets_of
 from raythief.report.records import Run
 
 Finding = tuple[Verdict, str]
 NBSP = "\N{NO-BREAK SPACE}"
 
 
-def summary(run: Run, parts: Cast | None) -> list[str]:
+def summary(run: Run, series: Sequence[Series], parts: Cast | None) -> list[str]:
     """The headline: the numbers, then how far they can be trusted."""
     if parts is None:
+        held_back = _held_back_sentence(run, series)
+        if held_back:
+            return [held_back, _seeds_sentence(run)]
         return ["No row of this run has been evaluated yet, so there is nothing to report on."]
     sentences = [_victim_sentence(parts), _thief_sentence(run, parts)]
     return [" ".join(filter(None, sentences)), _seeds_sentence(run)]
@@ -75,6 +78,19 @@ def short_words(measure: Measure) -> str:
 
 
 # --- the headline -------------------------------------------------------------------------------
+
+
+def _held_back_sentence(run: Run, series: Sequence[Series]) -> str:
+    """What is known where nothing was measured on real data; empty if nothing was at all."""
+    sets = sets_of(run, series)
+    if not sets:
+        return ""
+    scored = [(one.name, one.accuracy(sets[0], "en")) for one in series]
+    clauses = [f"“{name}” to {short_words(measure)}" for name, measure in scored if measure]
+    return (
+        f"On held-out gibberish ({sets[0]}) the victim's answer is given by {listed(clauses)} of "
+        "the queries; how well any row does the task was not measured on real data."
+    )
 
 
 def _victim_sentence(parts: Cast) -> str:

@@ -184,12 +184,15 @@ def _victims(run: Run) -> list[Series]:
     ]
 
 
-def sets_of(series: Sequence[Series]) -> list[str]:
-    """Evaluation sets, those of most languages first: the first is the one of the headline."""
+def sets_of(run: Run, series: Sequence[Series]) -> list[str]:
+    """Evaluation sets, those of most languages first and those of queries last: the first, if it is
+    of real data, is the one of the headline."""
     names = dict.fromkeys(
         chosen for one in series for sets in one.samples.values() for chosen in sets
     )
-    return sorted(names, key=lambda chosen: -len(languages_of(series, chosen)))
+    return sorted(
+        names, key=lambda chosen: (run.of_queries(chosen), -len(languages_of(series, chosen)))
+    )
 
 
 def languages_of(series: Sequence[Series], chosen: str) -> list[str]:

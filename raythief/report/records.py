@@ -352,6 +352,11 @@ class Run:
         entry = row.stages.get(stage)
         return self.artifacts.get((stage, entry.path)) if entry else None
 
+    def of_queries(self, chosen: str) -> bool:
+        """Whether an evaluation set's labels are the victim's answers to queries, no gold ones."""
+        specs = [self.spec, *self.variants.values()]  # a sweep's trials are no variants
+        return any(spec is not None and chosen in spec.queries_sets for spec in specs)
+
     def names(self) -> list[str]:
         """Names of the variants: those of the spec in its order, then any others that ran."""
         return list(dict.fromkeys([*self.variants, *(row.variant for row in self.record.rows)]))

@@ -32,7 +32,10 @@ def accuracy(run: Run, series: Sequence[Series], parts: Cast | None) -> Section:
     """Table and figures of accuracy for each evaluation set."""
     blocks: list[Block] = []
     sheets: list[Sheet] = [_sheet(series)]
-    for chosen in sets_of(series):
+    for chosen in sets_of(run, series):
+        if run.of_queries(chosen):
+            blocks.append(_held_back_table(run, series, chosen))
+            continue
         blocks.append(_accuracy_table(run, series, chosen))
         pictures, sheet = _accuracy_pictures(series, chosen, parts)
         blocks += pictures
@@ -40,10 +43,10 @@ def accuracy(run: Run, series: Sequence[Series], parts: Cast | None) -> Section:
     return Section("accuracy", "Accuracy by language", blocks, sheets)
 
 
-def agreement(series: Sequence[Series]) -> Section | None:
+def agreement(run: Run, series: Sequence[Series]) -> Section | None:
     """How often each row answers as the victim does."""
     blocks: list[Block] = []
-    for chosen in sets_of(series):
+    for chosen in sets_of(run, series):
         rows = []
         languages = languages_of(series, chosen)
         for one in series:
@@ -85,15 +88,7 @@ def _accuracy_table(run: Run, series: Sequence[Series], chosen: str) -> Table:
     languages = languages_of(series, chosen)
     rows = [_accuracy_row(run, one, chosen, languages) for one in series]
     rows.append([Cell("chance", muted=True), *_repeat(Cell("33.3", muted=True), languages)])
-    counts = {score.count for one in series for s in one.samples.values() for score in
-              s.get(chosen, {}).values()}  # fmt: skip
-    seeds = max((len(one.samples) for one in series), default=0)
-    spread = (
-        f"mean ± standard deviation over up to {seeds} seeds"
-        if seeds > 1
-        else "± half the 95 % interval of the test items; one seed"
-    )
-    items = f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
+    items, spread = _items(series, chosen), _spread(series)
     caption = f"Accuracy on {chosen} in per cent ({items} items a language): {spread}."
     notes = ["† not above chance by its 95 % interval in every seed."]
     largest = _largest_gold_share(series, chosen)
@@ -103,6 +98,48 @@ def _accuracy_table(run: Run, series: Sequence[Series], chosen: str) -> Table:
             f"up to {percent(largest)} % of the items of a language."
         )
     return Table(caption, header_of(languages), rows, notes=notes, csv="scores.csv")
+
+
+def _held_back_table(run: Run, series: Sequence[Series], chosen: str) -> Table:
+    """Accuracy where the victim's answers are the labels, of the rows that bought some."""
+    buyers = [
+        one
+        for one in series
+        if not one.is_victim and not (one.spec and one.spec.real.placement == "only")
+    ]
+    caption = (
+        f"Agreement with the victim on {chosen}, in per cent ({_items(series, chosen)} gibberish "
+        f"queries that were bought and that no row learned from): {_spread(series)}."
+    )
+    notes = [
+        "The labels are the victim's answers, so accuracy on them is agreement with it: all that "
+        "a thief without real data can measure. It says nothing of how well a row does the task.",
+        "† not above chance (33.3 %) by its 95 % interval in every seed.",
+    ]
+    largest = _largest_gold_share(series, chosen)
+    if largest:
+        notes.append(
+            f"The victim's commonest answer makes up {percent(largest)} % of them at most: what "
+            "always giving one answer would come to."
+        )
+    rows = [_accuracy_row(run, one, chosen, ["en"]) for one in buyers]
+    header = [Cell("model"), Cell("agreement", "held-out gibberish")]
+    return Table(caption, header, rows, notes=notes, csv="scores.csv")
+
+
+def _items(series: Sequence[Series], chosen: str) -> str:
+    """How many items a language has, over rows and seeds."""
+    counts = {score.count for one in series for s in one.samples.values() for score in
+              s.get(chosen, {}).values()}  # fmt: skip
+    return f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
+
+
+def _spread(series: Sequence[Series]) -> str:
+    """What stands behind ±."""
+    seeds = max((len(one.samples) for one in series), default=0)
+    if seeds > 1:
+        return f"mean ± standard deviation over up to {seeds} seeds"
+    return "± half the 95 % interval of the test items; one seed"
 
 
 def _accuracy_row(run: Run, one: Series, chosen: str, languages: Sequence[str]) -> list[Cell]:

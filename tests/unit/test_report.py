@@ -23,7 +23,7 @@ from pyarrow import fs as filesystems
 from raythief.config import LABELS, LANGUAGES
 from raythief.errors import UserError
 from raythief.evaluation import pack_bits
-from raythief.report import figures, write
+from raythief.report import figures, headline, write
 from raythief.report.measures import wilson
 
 Accuracy = Callable[[str, int, str], float]
@@ -848,3 +848,84 @@ def test_hostile_text_stays_text(tmp_path: Path, drawn: None) -> None:
     check_tables(outside)
     for figure in folder.glob("*.svg"):
         assert "<script" not in figure.read_text()
+
+
+# --- queries that were held back ----------------------------------------------------------------
+
+BOUGHT: dict[str, Any] = {"source": "queries", "count": 100}
+
+
+def held_back(root: Path, *others: str) -> Storage:
+    """A thief scored on the queries that it held back, and on the other sets, English alone."""
+    sets = {name: {"source": "miniature", "split": "test"} for name in others}
+    variants = {name: VARIANTS[name] for name in ("gibberish", *(["real only"] if others else []))}
+    spec = miniature(variants, evaluation={"sets": {"bought": BOUGHT, **sets}})
+    storage = Storage(root, spec)
+    gold = {name: {"en": 0.8} for name in others}
+    victim = {name: {"en": 0.97} for name in others}
+    storage.done("gibberish", 0, {"bought": {"en": 0.62}, **gold}, victim)
+    if others:
+        storage.done("real only", 0, gold, victim, queries=False)
+    else:
+        del storage.rows[0]["stages"]["victim_evaluation"]
+    return storage
+
+
+def test_agreement_on_held_back_queries_is_never_called_accuracy(tmp_path: Path) -> None:
+    text = text_of(held_back(tmp_path, "xnli").report())
+    assert "Accuracy on xnli" in text
+    assert "Accuracy on bought" not in text
+    assert "Agreement with the victim on bought, in per cent (600 gibberish queries that" in text
+    assert "accuracy on them is agreement with it" in text
+    table = text[text.index("Agreement with the victim on bought") :]
+    table = table[: table.index("The labels are")]
+    assert "62.0" in table
+    assert "victim (monolingual)" not in table
+    assert "real only" not in table
+
+
+def test_no_claim_rests_on_held_back_queries(tmp_path: Path) -> None:
+    """Though the set comes first in the spec, and has as many languages."""
+    text = text_of(held_back(tmp_path, "xnli").report())
+    start = text[: text.index("Accuracy on xnli")]
+    assert "is right on 80.0" in start
+    assert "62.0" not in start
+
+
+def test_without_real_data_the_headline_is_the_agreement(tmp_path: Path) -> None:
+    storage = held_back(tmp_path)
+    text = text_of(storage.report())
+    sentence = "On held-out gibberish (bought) the victim's answer is given by “gibberish” to 62.0 "
+    assert sentence in text
+    assert "do not allow any of the paper's claims to be checked" in text
+    assert "Recall by class" not in text
+    found = headline(filesystems.LocalFileSystem(), str(tmp_path), "made-up")
+    assert " ".join(found.split()).startswith(sentence.strip())
+
+
+def test_a_sweeps_trials_are_no_variants_but_their_sets_are_known(tmp_path: Path) -> None:
+    storage = held_back(tmp_path, "xnli")
+    storage.spec["variants"] = {}
+    storage.rows[0]["variant"] = "rate 0.1"
+    text = text_of(storage.report())
+    assert "Agreement with the victim on bought" in text
+    assert "Accuracy on bought" not in text
+
+
+def test_held_back_queries_are_not_set_beside_the_papers_numbers(tmp_path: Path) -> None:
+    row = "RoBERTa-Large -> RoBERTa-Base"
+    spec = {
+        "paper": "table1",
+        "victim": {"model": "FacebookAI/roberta-large-mnli"},
+        "evaluation": {
+            "sets": {
+                "mnli": {"source": "queries", "count": 9815},
+                "xnli": {"source": "hub", "dataset": "facebook/xnli", "split": "test"},
+            }
+        },
+        "variants": {row: {"extractor.model": "FacebookAI/roberta-base"}},
+    }
+    storage = Storage(tmp_path, spec)
+    scores = {"mnli": {"en": 0.62}, "xnli": {"en": 0.7}}
+    storage.done(row, 0, scores, {"xnli": {"en": 0.9}}, count=9815)
+    assert "no difference is drawn" in text_of(storage.report())
