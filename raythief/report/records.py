@@ -266,6 +266,8 @@ class Sweep(_Part):
 
     objective: str = ""
     """Name of the selection rule that was maximised."""
+    agreement: tuple[str, ...] = ()
+    """Rules that are agreement with the victim on bought queries."""
     parameters: dict[str, dict[str, Any]] = {}
     """Field path, and where its values come from."""
     searcher: str = ""

@@ -58,8 +58,6 @@ LEADING = 5
 TABLE = 20
 """Configurations that are not folded away."""
 INTERVAL = f"95{NBSP}%{NBSP}interval"
-HELD_OUT = "held_out"
-"""The rule that needs no real data: agreement with the victim on held-out queries."""
 
 
 @dataclass(frozen=True)
@@ -488,7 +486,7 @@ def _choices(found: Search) -> Section | None:
         return None  # with the objective alone there is nothing to compare
     header = [Cell("selected by"), Cell("would have chosen"), Cell("score by it", "%")]
     header += [Cell("objective", "%"), Cell("loss", "points"), Cell(INTERVAL, "of the loss")]
-    main = [pick for pick in chosen if _is_main(pick.rule, found.sweep.objective)]
+    main = [pick for pick in chosen if _is_main(pick.rule, found.sweep)]
     others = [pick for pick in chosen if pick not in main]
     caption = (
         f"What each selection rule would have chosen among {_eligible(found)}, what that "
@@ -496,11 +494,15 @@ def _choices(found: Search) -> Section | None:
         "objective's own choice that is."
     )
     notes = [
-        f"“{HELD_OUT}” is agreement with the victim on held-out queries, and needs no real data: "
-        "its loss is the price of having no real data to select on. The objective's own choice is "
-        "the highest on the very items of the comparison, luck included, so losses are on the "
-        "high side. Intervals are the wider of that over repeats and that over items."
+        "The objective's own choice is the highest on the very items of the comparison, luck "
+        "included, so losses are on the high side. Intervals are the wider of that over repeats "
+        "and that over items."
     ]
+    for rule in found.sweep.agreement:
+        notes.append(
+            f"“{rule}” is agreement with the victim on queries that are held back, and needs no "
+            "real data: its loss is the price of having no real data to select on."
+        )
     if any(pick.equals for pick in chosen):
         notes.append("= the rule has others that score the same; the first by trial is taken.")
     rows = [_pick(found, pick) for pick in main]
@@ -531,7 +533,7 @@ def _pick(found: Search, pick: Pick) -> list[Cell]:
         pick.loss.mean, pick.loss.margin
     )  # fmt: skip
     return [
-        Cell(pick.rule, rule_words(pick.rule)),
+        Cell(pick.rule, rule_words(pick.rule, found.sweep)),
         Cell(found.label(pick.chosen)),
         Cell(percent(pick.score), mark="=" if pick.equals else ""),
         Cell(percent(score.mean) if score else DASH),
@@ -542,31 +544,31 @@ def _pick(found: Search, pick: Pick) -> list[Cell]:
 
 def _price(found: Search, chosen: Sequence[Pick]) -> str:
     """The loss of having no real data to select on, in a sentence."""
-    pick = next((pick for pick in chosen if pick.rule == HELD_OUT), None)
+    pick = next((pick for pick in chosen if pick.rule in found.sweep.agreement), None)
     if pick is None or pick.rule == found.sweep.objective:
         return ""
     if pick.chosen is found.best:
-        return "Selecting without real data, on held-out queries, would have chosen the same."
+        return "Selecting without real data, on queries held back, would have chosen the same."
     half = pick.loss.margin
     noise = "" if half is None else f" ± {percent(half)}"
     doubt = ", no more than noise" if half is not None and pick.loss.mean <= half else ""
     return (
-        f"Selecting without real data, on held-out queries, would have cost "
+        f"Selecting without real data, on queries held back, would have cost "
         f"{percent(pick.loss.mean)}{noise} points{doubt}."
     )
 
 
-def _is_main(rule: str, objective: str) -> bool:
-    return "/" not in rule or rule.endswith("/en") or rule in (objective, HELD_OUT)
+def _is_main(rule: str, sweep: Sweep) -> bool:
+    return "/" not in rule or rule.endswith("/en") or rule in (sweep.objective, *sweep.agreement)
 
 
 def _eligible(found: Search) -> str:
     return counted(len(contenders(found.ranked)), "configuration")
 
 
-def rule_words(rule: str) -> str:
+def rule_words(rule: str, sweep: Sweep) -> str:
     """What a rule's name means."""
-    if rule == HELD_OUT:
+    if rule in sweep.agreement:
         return "agreement with the victim"
     chosen, _, language = rule.rpartition("/")
     return language_name(language) if chosen else "mean of its languages"
@@ -611,8 +613,8 @@ def _goal(sweep: Sweep) -> str:
     """What was maximised, in words."""
     if not sweep.objective:
         return "an objective that was not recorded"
-    if sweep.objective == HELD_OUT:
-        return f"agreement with the victim on held-out queries ({HELD_OUT})"
+    if sweep.objective in sweep.agreement:
+        return f"agreement with the victim on queries that are held back ({sweep.objective})"
     chosen, _, language = sweep.objective.rpartition("/")
     if chosen:
         return f"accuracy in {language_name(language)} on {chosen}"

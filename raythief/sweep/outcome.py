@@ -52,6 +52,7 @@ def conclude(
         "spec": spec.model_dump(mode="json"),
         "sweep": {
             "objective": spec.sweep.objective,
+            "agreement": sorted(spec.queries_sets),
             "parameters": sweep["parameters"],
             "searcher": spec.sweep.searcher,
             "scheduler": "asha" if spec.sweep.asha else "none",

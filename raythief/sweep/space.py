@@ -55,14 +55,16 @@ def chosen(spec: Spec, point: Mapping[str, Any]) -> Spec:
     Raises:
         UserError: a parameter is no field of the spec, or its value does not fit.
     """
-    tree = spec.model_dump(mode="json", exclude={"sweep", "variants", "paper"}, exclude_unset=True)
+    tree = spec.model_dump(mode="json", exclude={"variants", "paper"}, exclude_unset=True)
     asha = spec.sweep.asha
     if asha is not None:
         look = {"on": spec.sweep.objective, "every": asha.every}
         tree = merge(tree, nest({"extractor.training.selection": look}))
         if spec.real.training is not None:
             tree = merge(tree, nest({"real.training.selection": look}))
-    return validate(merge(tree, nest(point)), "sweep.parameters")
+    tree = merge(tree, nest(point))
+    validate(tree, "sweep.parameters")  # with the sweep: some points can not be judged by it
+    return validate({name: value for name, value in tree.items() if name != "sweep"}, "")
 
 
 def trial_spec(spec: Spec, point: Mapping[str, Any], repeat: int = 0) -> Spec:

@@ -116,7 +116,7 @@ class Trial(tune.Trainable):
         return {
             "repeat": repeat,
             "seed": spec.extractor.training.seed if self.spec.sweep.repeats > 1 else spec.seed,
-            "objective": scores[self.spec.sweep.objective],
+            "objective": _judged(scores, self.spec.sweep.objective),
             "scores": scores,
             "collapse": collapse,
             "usd": _price(spec, seconds),
@@ -169,13 +169,20 @@ def rules(evaluation: Mapping[str, Any]) -> dict[str, float]:
     for name, languages in evaluation["sets"].items():
         shares = {language: figures["accuracy"] for language, figures in languages.items()}
         found[name] = sum(shares.values()) / len(shares)
-        found |= {f"{name}/{language}": share for language, share in shares.items()}
+        if len(shares) > 1:
+            found |= {f"{name}/{language}": share for language, share in shares.items()}
     return found
 
 
+def _judged(scores: Mapping[str, float], objective: str) -> float:
+    """The score by the objective, which may name the one language of a set."""
+    return scores.get(objective, scores[objective.partition("/")[0]])
+
+
 def _price(spec: Spec, seconds: float) -> float:
-    """Dollars for the queries that a configuration learns from, and for training on them."""
-    bought = 0 if spec.real.placement == "only" else spec.extractor.queries or spec.queries.count
+    """Dollars for the queries that a configuration needs, and for training on them."""
+    learned = spec.extractor.queries or spec.queries.count - spec.held_back
+    bought = 0 if spec.real.placement == "only" else learned + spec.held_back
     gpus = (spec.resources.training.gpus or 0) * max(1, spec.resources.training.workers)
     hours = seconds / 3600 * gpus
     return bought * spec.costs.query_usd + hours * spec.costs.gpu_hour_usd

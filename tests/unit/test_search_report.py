@@ -42,6 +42,7 @@ class Sweep(Storage):
         super().__init__(root, miniature({}))
         self.sweep = {
             "objective": "xnli",
+            "agreement": ["held_out"],
             "parameters": parameters,
             "searcher": "random",
             "scheduler": "asha",
@@ -336,7 +337,7 @@ def test_what_each_rule_would_have_chosen_is_reckoned(tmp_path: Path) -> None:
     text = text_of(folder)
     assert "= the rule has others that score the same" in text
     assert "the price of having no real data to select on" in text
-    assert "on held-out queries, would have cost 5.0 points." in text
+    assert "on queries held back, would have cost 5.0 points." in text
     main = numbers(folder, "What each selection rule would have chosen")
     assert [row[0].split()[0] for row in main] == ["xnli", "xnli/en", "held\\_out"]
     assert main[2][2:] == ["70.0=", "60.0", "5.0", "–"]
