@@ -20,6 +20,7 @@ from typing import Any
 import ray
 import ray.data
 from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
 
 from raythief import capacity, labeling, metering, models, pipeline, report, victims
 from raythief.api import Remote
@@ -226,9 +227,10 @@ def _hushed() -> Iterator[None]:
 
 
 def quiet(*loggers: str) -> None:
-    """Show only errors of these loggers: what they tell is on the bars already."""
+    """Show only errors of these loggers, and no bars of others: ours tell what there is to tell."""
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
+    disable_progress_bar()
 
 
 def run(

@@ -124,15 +124,23 @@ def prepared(whole: Whole, folder: Path, *dropped: str) -> Path:
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """One run of everything: spec file, storage folder, and run record."""
+    """One run of everything: spec file, storage folder, and run record.
+
+    Of its trainings, the first row's and what comes after it have workers of their own.
+    """
     folder = tmp_path_factory.mktemp("whole")
     storage = folder / "artifacts"
     file = write_spec(
         folder,
         storage=str(storage),
+        resources__training={"workers": 0},
         variants={
-            "gibberish": {},
-            "real after": {"real.fraction": 0.1, "real.placement": "after"},
+            "gibberish": {"resources.training.workers": 1},
+            "real after": {
+                "real.fraction": 0.1,
+                "real.placement": "after",
+                "resources.training.workers": 1,
+            },
             "real during": {"real.fraction": 0.1, "real.placement": "during"},
             "real only": {"real.fraction": 1.0, "real.placement": "only"},
         },

@@ -135,7 +135,8 @@ def _tune(
     sweep, own = spec.sweep, capacity.own(spec.resources)
     goals: dict[str, Any] = {"metric": "objective", "mode": "max"}
     if points:
-        searcher: Any = BasicVariantGenerator()
+        # Ray Tune heeds its own `max_concurrent_trials` only for searchers of other kinds.
+        searcher: Any = BasicVariantGenerator(max_concurrent=concurrent)
         dimensions = {"parameters": tune.grid_search(list(points))}
     else:
         if sweep.cost:
@@ -154,7 +155,7 @@ def _tune(
                 max_concurrent_trials=concurrent,
                 search_alg=searcher,
                 scheduler=_scheduler(spec),
-                reuse_actors=False,
+                reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
                 trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
             ),

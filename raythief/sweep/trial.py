@@ -34,8 +34,9 @@ WATCHED = ("extractor", "finetuned")
 class Trial(tune.Trainable):
     """One configuration, in all its repetitions."""
 
-    def setup(self, config: dict[str, Any], spec: Spec) -> None:
+    def setup(self, config: dict[str, Any], spec: Spec | None = None) -> None:
         """Begin, in a thread: the actor's own answers Tune."""
+        assert spec is not None
         runs.quiet("ray.data", "ray.train", "transformers")
         self.spec, self.point = spec, config["parameters"]
         self.told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -43,6 +44,12 @@ class Trial(tune.Trainable):
         self.waiting = False
         self.thread = threading.Thread(target=self._work, name="trial", daemon=True)
         self.thread.start()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in this process, which has imported all that it takes."""
+        self.cleanup()
+        self.setup(new_config)  # Ray Tune adds the spec
+        return True
 
     def __repr__(self) -> str:
         """What Ray's dashboard calls the actor."""
@@ -60,7 +67,7 @@ class Trial(tune.Trainable):
         """End the training at its look, and wait until its workers are gone."""
         if self.waiting:
             self.verdicts.put(False)
-            self.thread.join()
+        self.thread.join()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: artifacts hold all that a trial needs to go on."""

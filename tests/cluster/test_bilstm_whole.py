@@ -45,6 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Whole:
         inference__rows_per_shard=64,
         miniature__languages=list(LANGUAGES),
         victim__training__steps=5,
+        resources__training={"workers": 0},
         name="bilstm",
     )
     return file, storage, run_spec(file)

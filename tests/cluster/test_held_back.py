@@ -22,6 +22,7 @@ def test_accuracy_on_held_back_queries_is_agreement_with_the_victim(tmp_path: Pa
     file = write_spec(
         tmp_path,
         storage=str(storage),
+        resources__training={"workers": 0},
         extractor__training__selection={"on": "bought", "every": 20},
     )
     tree = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -15,11 +15,18 @@ from raythief.config import LABELS
 from raythief.nli import SCORES
 
 
-def trained(file: Path, storage: Path, copy: Path, *overrides: str) -> tuple[dict, dict]:
-    """Weights and manifest results of an extractor that is trained anew with some overrides."""
+def trained(file: Path, storage: Path, copy: Path, *changes: str, workers: int = 0) -> tuple:
+    """Weights and manifest results of an extractor that is trained anew, with some changes."""
     shutil.copytree(storage, copy)
     shutil.rmtree(copy / "extractor")
-    record = run_spec(file, f"storage={copy}", *overrides, only=["gibberish"], until="extractor")
+    record = run_spec(
+        file,
+        f"storage={copy}",
+        f"variants.gibberish={{resources.training.workers: {workers}}}",
+        *changes,
+        only=["gibberish"],
+        until="extractor",
+    )
     made = artifact((file, copy, record), "extractor")
     return load_file(made.local("model") / "model.safetensors"), made.verify()["results"]
 
@@ -39,13 +46,8 @@ def assert_same_training(whole: Whole, weights: dict, told: dict) -> None:
 def test_two_workers_learn_what_one_learns(whole: Whole, tmp_path: Path) -> None:
     """Their shares of a batch and of its micro-batches are unequal; the sum is the same."""
     file, storage, _ = whole
-    weights, told = trained(
-        file,
-        storage,
-        tmp_path / "two",
-        "resources.training.workers=2",
-        "resources.concurrent_stages=1",
-    )
+    alone = "resources.concurrent_stages=1"
+    weights, told = trained(file, storage, tmp_path / "two", alone, workers=2)
     assert_same_training(whole, weights, told)
 
 
@@ -64,7 +66,11 @@ def test_probabilities_are_bought_and_learned_from(whole: Whole, tmp_path: Path)
     file, storage, _ = whole
     copy = tmp_path / "soft"
     shutil.copytree(storage, copy)
-    overrides = ("victim.scores=true", "extractor.training.soft_labels={temperature: 1.5}")
+    overrides = (
+        "victim.scores=true",
+        "extractor.training.soft_labels={temperature: 1.5}",
+        "variants.gibberish={resources.training.workers: 0}",
+    )
     record = run_spec(file, f"storage={copy}", *overrides, only=["gibberish"], until="extractor")
     soft: Whole = (file, copy, record)
     assert record["rows"][0]["stages"]["queries"]["reused"]
@@ -112,11 +118,7 @@ def test_frozen_embeddings_stay(whole: Whole, tmp_path: Path) -> None:
 
 def test_the_loss_curve_is_the_one_that_is_known(whole: Whole) -> None:
     """Golden values: a change of loop, data order or schedule shows here first."""
-    from raythief.artifacts import Storage
-
-    _, storage, record = whole
-    stage, fingerprint = record["rows"][0]["stages"]["extractor"]["path"].split("/")
-    told = Storage.at(str(storage)).artifact(stage, fingerprint).verify()["results"]
+    told = artifact(whole, "extractor").verify()["results"]
     curve = {point["step"]: point["loss"] for point in told["history"]}
     assert len(curve) == 40
     assert {step: curve[step] for step in GOLDEN} == pytest.approx(GOLDEN, abs=0.05)
