@@ -688,7 +688,7 @@ def test_no_stage_is_lost_where_groups_of_rows_are_called_alike(
         raise Enough
 
     monkeypatch.setattr(pipeline, "build", build)
-    monkeypatch.setattr(runs, "cluster", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(runs, "_cluster_for", lambda *_: contextlib.nullcontext())
     with pytest.raises(Enough):
         runs.run(given, until="extractor")
     expected = {
