@@ -24,21 +24,17 @@ Group = Literal["inference", "training"]
 GROUPS: tuple[Group, ...] = ("inference", "training")
 
 
-def check(resources: Resources, groups: Collection[Group] = GROUPS, what: str = "a stage") -> None:
+def check(resources: Resources, groups: Collection[Group] = GROUPS) -> None:
     """Raise ``UserError`` if the workers of a stage would never come.
+
+    A training waits for all its workers; what labels and evaluates begins with one.
 
     Args:
         resources: What stages run on.
         groups: The kinds of workers that are needed.
-        what: Whose workers they are.
     """
-    have = _cluster()
-    for unit, needed in _needed(resources, groups).items():
-        if needed > have[unit]:
-            raise UserError(
-                f"resources: {what} needs {needed:.3g} {unit}s, and the cluster has "
-                f"{have[unit]:g}; ask for fewer workers"
-            )
+    if "training" in groups:
+        _refuse("a training", _training(resources))
     if _autoscaled():  # what its nodes will be like is not known here
         return
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -62,8 +58,9 @@ def trials(resources: Resources, most: int | None) -> int:
     Raises:
         UserError: not even one trial would find its workers.
     """
-    check(resources, what="a trial")
     have, needed = _cluster(), _needed(resources)
+    _refuse("a trial", needed)
+    check(resources)
     fits = min(have[unit] // amount for unit, amount in needed.items() if amount)
     return int(fits if most is None else min(fits, most))
 
@@ -83,19 +80,28 @@ def held(resources: Resources) -> tuple[str, float]:
     return ("GPU", needed["GPU"]) if needed["GPU"] else ("CPU", needed["CPU"])
 
 
-def _needed(resources: Resources, groups: Collection[Group] = GROUPS) -> dict[str, float]:
-    """CPUs and GPUs of a trial or a run: its process and the workers of its largest stage."""
-    process = own(resources)
-    sizes: list[tuple[Workers, int, int]] = []
-    if "training" in groups:
-        training = resources.training
-        sizes.append((training, training.min_workers or training.workers, 0))
-    if "inference" in groups and resources.inference.workers:
-        sizes.append((resources.inference, resources.inference.workers, 1))  # Ray Data's own tasks
-    return {
-        "CPU": process["CPU"] + max((size * w.cpus + more for w, size, more in sizes), default=0),
-        "GPU": process["GPU"] + max((size * sharding.gpus(w) for w, size, _ in sizes), default=0),
-    }
+def _needed(resources: Resources) -> dict[str, float]:
+    """CPUs and GPUs of a trial: its process and the workers of its largest stage."""
+    process, training, pool = own(resources), _training(resources), resources.inference
+    data = 1 if pool.workers else 0  # Ray Data's own tasks
+    inference = {"CPU": pool.workers * pool.cpus + data, "GPU": pool.workers * sharding.gpus(pool)}
+    return {unit: process[unit] + max(training[unit], inference[unit]) for unit in process}
+
+
+def _training(resources: Resources) -> dict[str, float]:
+    """CPUs and GPUs without which a training does not start."""
+    how = resources.training
+    size = how.min_workers or how.workers
+    return {"CPU": size * how.cpus, "GPU": size * sharding.gpus(how)}
+
+
+def _refuse(what: str, needed: dict[str, float]) -> None:
+    for unit, have in _cluster().items():
+        if needed[unit] > have:
+            raise UserError(
+                f"resources: {what} needs {needed[unit]:.3g} {unit}s, and the cluster has "
+                f"{have:g}; ask for fewer workers"
+            )
 
 
 def _cluster() -> dict[str, float]:

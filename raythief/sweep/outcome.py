@@ -36,7 +36,10 @@ def conclude(
     Raises:
         UserError: all trials failed.
     """
-    entries = sorted(entries, key=lambda entry: entry.name)
+    ordered = sorted(entries, key=lambda entry: entry.name)
+    points = [entry.point for entry in ordered]
+    # Optuna may try a configuration again, which finds what is there: no repetition to learn from.
+    entries = [one for i, one in enumerate(ordered) if one.point not in points[:i]]
     unit, held = capacity.held(spec.resources)
     rows = [row for entry in entries for row in _rows(spec, entry, started, held)]
     done = sorted((e for e in entries if e.status == "done"), key=lambda e: -e.objective)

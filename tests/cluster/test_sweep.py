@@ -199,7 +199,8 @@ def test_optuna_tries_again_what_it_had_tried(spec: Path, tmp_path: Path) -> Non
         over({RATE: {"loguniform": [1e-4, 1e-2]}, "extractor.queries": {"choice": [200, 600]}}),
     )
     record = run(spec, *search)
-    assert [row["status"] for row in record["rows"]] == ["done"] * 3
+    assert {row["status"] for row in record["rows"]} == {"done"}
+    assert 2 <= len(record["rows"]) <= 3  # what is suggested twice is one configuration
     prices = {row["parameters"]["extractor.queries"]: row["usd"] for row in record["rows"]}
     assert all(price == pytest.approx(0.001 * count) for count, price in prices.items())
     again = run(spec, *search)
