@@ -22,7 +22,7 @@ import ray.data
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from raythief import capacity, labeling, metering, models, pipeline, report, victims
+from raythief import building, capacity, labeling, metering, models, pipeline, report, victims
 from raythief.api import Remote
 from raythief.artifacts import Storage
 from raythief.config import Spec, Variant, Victim, expand
@@ -97,7 +97,7 @@ def cut_off(row: Row, until: str) -> Row:
     """The row without what comes after a stage."""
     if until not in row.stages:
         return Row(row.variant, {})
-    needed = {stage.fingerprint for stage in pipeline.ancestors(row.stages[until])}
+    needed = {stage.fingerprint for stage in row.stages[until].ancestors()}
     return Row(
         row.variant,
         {role: stage for role, stage in row.stages.items() if stage.fingerprint in needed},
@@ -274,7 +274,7 @@ def run(
         titled[f"{title} {key[:4]}" if title in titled else title] = stages[key]
     with _cluster_for(wanted, storage, address), Display(console) as display:
         concurrent = spec.resources.concurrent_stages
-        outcomes = pipeline.build(titled, storage, display, concurrent, spec.costs.budget)
+        outcomes = building.build(titled, storage, display, concurrent, spec.costs.budget)
     record = _record(spec, wanted, outcomes, command, started)
     if until is None:
         name = f"runs/{spec.name}/run.json"
@@ -294,7 +294,7 @@ def run(
 def _record(
     spec: Spec,
     wanted: Sequence[Row],
-    outcomes: Mapping[str, pipeline.Outcome],
+    outcomes: Mapping[str, building.Outcome],
     command: str,
     started: float,
 ) -> dict[str, Any]:
@@ -309,7 +309,7 @@ def _record(
     }
 
 
-def _row(row: Row, outcomes: Mapping[str, pipeline.Outcome]) -> dict[str, Any]:
+def _row(row: Row, outcomes: Mapping[str, building.Outcome]) -> dict[str, Any]:
     seconds, built, error = 0.0, {}, None
     for role, stage in row.stages.items():
         outcome = outcomes[stage.fingerprint]

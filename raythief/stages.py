@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -57,6 +57,12 @@ class Stage:
         }
         text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def ancestors(self) -> Iterator[Stage]:
+        """Yield all stages that must be there first, inputs first, and this one last."""
+        for stage in (*self.inputs.values(), *self.waits_for):
+            yield from stage.ancestors()
+        yield self
 
     def ensure(self, storage: Storage, tell: Tell = silent) -> tuple[Artifact, bool]:
         """Build the artifact unless it is there; its inputs must be.

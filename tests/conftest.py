@@ -55,6 +55,18 @@ TINY: dict[str, Any] = {
 """Everything that a run has, in some seconds; what it learns is of no interest."""
 
 
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "corpus": {"source": "miniature", "sentences": 400},
+    "queries": {"count": 600},
+    "victim": {"model": "miniature:english", "training": {"steps": 30}},
+    "real": {"train": {"source": "miniature", "count": 300}},
+    "extractor": {"model": "miniature:multilingual", "training": {"steps": 40}},
+    "evaluation": {"sets": {"xnli": {"source": "miniature", "split": "test", "count": 60}}},
+}
+"""A spec whose stages are looked at and not built."""
+
+
 def write_spec(folder: Path, **changes: Any) -> Path:
     """The tiny spec with dotted fields changed (`queries__count` for `queries.count`)."""
     from raythief.config import merge

@@ -27,7 +27,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from rich.console import Console
 
-from raythief import capacity, metering, pipeline, runs
+from raythief import building, capacity, metering, pipeline, runs
 from raythief.artifacts import Storage
 from raythief.config import Spec, Variant
 from raythief.errors import UserError
@@ -121,7 +121,7 @@ def _rows(spec: Spec, points: Sequence[space.Point]) -> list[runs.Row]:
 
 def _build(shared: Mapping[str, Stage], *how: Any) -> None:
     """Build what trials have in common; without it none could succeed."""
-    for made in pipeline.build(shared, *how).values():
+    for made in building.build(shared, *how).values():
         if made.fault is not None:
             raise made.fault
         if made.error is not None:

@@ -10,22 +10,14 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from raythief import holdout, nli, pipeline, planning, runs, training
+from conftest import SMALL
+from raythief import building, holdout, nli, pipeline, planning, runs, training
 from raythief.artifacts import Artifact, Storage
 from raythief.config import LABELS, Spec, expand, merge, nest, validate
 from raythief.errors import UserError
 from raythief.progress import Display, silent
 from raythief.stages import Stage
 
-SMALL: dict[str, Any] = {
-    "name": "small",
-    "corpus": {"source": "miniature", "sentences": 400},
-    "queries": {"count": 600},
-    "victim": {"model": "miniature:english", "training": {"steps": 30}},
-    "real": {"train": {"source": "miniature", "count": 300}},
-    "extractor": {"model": "miniature:multilingual", "training": {"steps": 40}},
-    "evaluation": {"sets": {"xnli": {"source": "miniature", "split": "test", "count": 60}}},
-}
 BOUGHT: dict[str, Any] = {"evaluation": {"sets": {"bought": {"source": "queries", "count": 100}}}}
 ALONE = {**SMALL, **BOUGHT}
 """Not even a set of real data to measure on."""
@@ -222,7 +214,7 @@ def test_labels_do_not_wait_for_the_sets_that_consist_of_them(
 
     monkeypatch.setattr(Stage, "ensure", ensure)
     display = Display(Console(quiet=True))
-    outcomes = pipeline.build(held(), Storage.at(str(tmp_path)), display, 1)
+    outcomes = building.build(held(), Storage.at(str(tmp_path)), display, 1)
     assert not [outcome.error for outcome in outcomes.values() if outcome.error]
     places = [order.index(name) for name in ("gold", "labels", "examples", "evaluation")]
     assert places == sorted(places)

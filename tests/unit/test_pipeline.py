@@ -13,22 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raythief import pipeline, runs
+from conftest import SMALL
+from raythief import building, pipeline, runs
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Spec, expand, merge, nest, validate
 from raythief.errors import UserError
 from raythief.progress import Tell, silent
 from raythief.stages import Stage
 
-SMALL: dict[str, Any] = {
-    "name": "small",
-    "corpus": {"source": "miniature", "sentences": 400},
-    "queries": {"count": 600},
-    "victim": {"model": "miniature:english", "training": {"steps": 30}},
-    "real": {"train": {"source": "miniature", "count": 300}},
-    "extractor": {"model": "miniature:multilingual", "training": {"steps": 40}},
-    "evaluation": {"sets": {"xnli": {"source": "miniature", "split": "test", "count": 60}}},
-}
 PAPER: dict[str, Any] = {"name": "paper"}
 """All defaults: the paper's models and data on the hub."""
 
@@ -75,7 +67,7 @@ def test_stages_come_after_those_that_they_read():
 
 def test_ancestors_are_all_that_a_stage_is_made_from_inputs_first():
     stages = pipeline.stages(spec())
-    names = [stage.name for stage in pipeline.ancestors(stages["labels"])]
+    names = [stage.name for stage in stages["labels"].ancestors()]
     assert names[-1] == "labels"
     assert {"corpus", "vocabulary", "queries", "encoders", "victim", "examples"} <= set(names)
     assert "extractor" not in names
@@ -127,7 +119,7 @@ def test_no_training_comes_near_a_test_split(on: str, share: float, place: str):
     last = found.get("finetuned", found["extractor"])
 
     def splits(top: Stage) -> set[str]:
-        made_from = pipeline.ancestors(top)
+        made_from = top.ancestors()
         return {stage.config["split"] for stage in made_from if stage.name == "examples"}
 
     assert "test" not in splits(last)
@@ -687,7 +679,7 @@ def test_no_stage_is_lost_where_groups_of_rows_are_called_alike(
         asked.update(wanted)
         raise Enough
 
-    monkeypatch.setattr(pipeline, "build", build)
+    monkeypatch.setattr(building, "build", build)
     monkeypatch.setattr(runs, "_cluster_for", lambda *_: contextlib.nullcontext())
     with pytest.raises(Enough):
         runs.run(given, until="extractor")
@@ -733,11 +725,11 @@ def test_stages_are_built_once_after_their_inputs(tmp_path: Path, concurrent: in
     b, c = noted(log, "b", a), noted(log, "c", a)
     d = noted(log, "d", b, c)
     storage = Storage.at(str(tmp_path))
-    outcomes = pipeline.build({"D": d, "B": b}, storage, Silence(), concurrent)  # type: ignore[arg-type]
+    outcomes = building.build({"D": d, "B": b}, storage, Silence(), concurrent)  # type: ignore[arg-type]
     assert sorted(log) == ["a", "b", "c", "d"]
     assert (log[0], log[-1]) == ("a", "d")
     assert all(outcomes[stage.fingerprint].built for stage in (a, b, c, d))
-    again = pipeline.build({"D": d}, storage, Silence(), concurrent)  # type: ignore[arg-type]
+    again = building.build({"D": d}, storage, Silence(), concurrent)  # type: ignore[arg-type]
     assert len(log) == 4
     assert not any(outcome.built for outcome in again.values())
 
@@ -748,11 +740,11 @@ def test_a_failure_stops_what_is_made_from_it_and_nothing_else(tmp_path: Path, f
     bad = noted(log, "bad", fault=fault)
     worse = noted(log, "worse", noted(log, "between", bad))
     good = noted(log, "good", noted(log, "fine"))
-    found = pipeline.build({"worse": worse, "good": good}, Storage.at(str(tmp_path)), Silence(), 1)  # type: ignore[arg-type]
+    found = building.build({"worse": worse, "good": good}, Storage.at(str(tmp_path)), Silence(), 1)  # type: ignore[arg-type]
     assert set(log) == {"bad", "fine", "good"}
     assert found[good.fingerprint].built
     assert found[good.fingerprint].error is None
-    errors = {found[stage.fingerprint].error for stage in pipeline.ancestors(worse)}
+    errors = {found[stage.fingerprint].error for stage in worse.ancestors()}
     assert len(errors) == 1
     assert str(fault) in str(errors.pop())
     mistake = isinstance(fault, UserError)

@@ -1,0 +1,107 @@
+"""From stages to artifacts: each after those that it reads, independent ones side by side."""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import ray
+from rich.markup import escape
+
+from raythief import metering
+from raythief.artifacts import Artifact, Storage
+from raythief.errors import find_user_error
+from raythief.progress import Display
+from raythief.stages import Stage
+
+
+@dataclass
+class Outcome:
+    """What became of a stage."""
+
+    artifact: Artifact | None = None
+    built: bool = False
+    """Whether this run built it; else it was there."""
+    error: str | None = None
+    """Why it failed, or which input of it failed."""
+    fault: BaseException | None = field(default=None, repr=False)
+    """The exception, unless it is the user's own mistake."""
+
+
+def build(
+    wanted: Mapping[str, Stage],
+    storage: Storage,
+    display: Display,
+    concurrent: int,
+    budget: int | None = None,
+) -> dict[str, Outcome]:
+    """Build stages and all that they are made from; independent ones side by side.
+
+    A stage that fails stops those that are made from it; the others go on.
+
+    Args:
+        wanted: Stages by title, which the display shows.
+        storage: Where artifacts lie.
+        display: Shows progress.
+        concurrent: Stages under way at once.
+        budget: Queries that all of them may spend; None sets no limit.
+
+    Returns:
+        The outcome of every stage by fingerprint.
+    """
+    every = {stage.fingerprint: stage for top in wanted.values() for stage in top.ancestors()}
+    titles = {stage.fingerprint: title for title, stage in wanted.items()}
+    after = {
+        key: [inner.fingerprint for inner in (*stage.inputs.values(), *stage.waits_for)]
+        for key, stage in every.items()
+    }
+    # Labels cost money: none is bought before it is known that all labelled sets can be read, but
+    # those that consist of labels.
+    sets = [key for key, stage in every.items() if stage.name == "examples" and not stage.inputs]
+    after |= {key: after[key] + sets for key, stage in every.items() if stage.name == "labels"}
+    bought = [f"{stage.name}/{key}" for key, stage in every.items() if stage.queries]
+    meter = None  # an actor ends with its last handle, so this one is held to the end
+    if bought and ray.is_initialized():
+        meter = metering.start(storage, budget, bought)
+    order = graphlib.TopologicalSorter(after)
+    order.prepare()
+    outcomes: dict[str, Outcome] = {}
+    running: dict[Future[Outcome], str] = {}
+
+    def one(key: str) -> Outcome:
+        stage = every[key]
+        for error in (outcomes[before].error for before in after[key]):
+            if error:
+                return Outcome(error=error)
+        title = escape(titles.get(key, stage.name))
+        try:
+            with display.stage(title) as tell:
+                artifact, built = stage.ensure(storage, tell)
+        except Exception as error:  # kept in the outcome; the caller raises or reports it
+            mistake = find_user_error(error)
+            if mistake is not None:
+                return Outcome(error=str(mistake))
+            return Outcome(error=f"{type(error).__name__}: {error}", fault=error)
+        manifest = artifact.verify()
+        how = f"{manifest['seconds']:7.1f} s" if built else "  there   "
+        display.line(f"[green]✓[/] {how}  {title:<28} [dim]{artifact.path}[/]")
+        for sign in manifest["results"].get("collapse", ()):
+            display.line(f"[yellow]!            {title} has collapsed: {sign}[/]")
+        return Outcome(artifact, built)
+
+    pool = ThreadPoolExecutor(concurrent)
+    try:
+        while order.is_active():
+            for key in order.get_ready():
+                running[pool.submit(one, key)] = key
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                key = running.pop(future)
+                outcomes[key] = future.result()
+                order.done(key)
+    finally:  # Ctrl-C does not wait for what is under way
+        pool.shutdown(wait=False, cancel_futures=True)
+        del meter
+    return outcomes
