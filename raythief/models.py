@@ -96,19 +96,16 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def classifier(folder: Path, attention: str = "auto") -> PreTrainedModel:
     """A finished three-way classifier with its own head."""
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=torch.float32,
-        attn_implementation=None if attention == "auto" else attention,
-    )
-    return model
+    return _loaded(AutoModelForSequenceClassification, folder, attention)
 
 
 def encoder(folder: Path, attention: str = "auto") -> PreTrainedModel:
     """An encoder without any head."""
-    model: PreTrainedModel = AutoModel.from_pretrained(
+    return _loaded(AutoModel, folder, attention)
+
+
+def _loaded(kind: Any, folder: Path, attention: str) -> PreTrainedModel:
+    model: PreTrainedModel = kind.from_pretrained(
         folder,
         trust_remote_code=False,
         use_safetensors=True,

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 from numpy.typing import NDArray
 
 from raythief import encoding, models, nli
@@ -85,15 +84,15 @@ class Dataset:
     """Rows to select on, one group for each language; none of them is trained on."""
 
 
-def prepared(
+def prepare(
     source: models.Source,
     examples: Sequence[Examples],
     judges: Sequence[Examples],
     training: Training,
     seed: int,
     tell: Tell,
-) -> ray.ObjectRef[Dataset]:
-    """Start to encode a data set in a task; workers ``ray.get`` it.
+) -> Dataset:
+    """Encode a data set.
 
     Args:
         source: The encoder, whose tokenizer is used.
@@ -103,23 +102,6 @@ def prepared(
         seed: Chooses what is held out.
         tell: Told how far it is.
     """
-    # No CPU of its own: the workers have taken theirs, and do nothing until this is done.
-    task = ray.remote(num_cpus=0, max_retries=3)(prepare).options(name="encode examples")
-    ref: ray.ObjectRef[Dataset] = task.remote(
-        source, tuple(examples), tuple(judges), training, seed, tell
-    )
-    return ref
-
-
-def prepare(
-    source: models.Source,
-    examples: Sequence[Examples],
-    judges: Sequence[Examples],
-    training: Training,
-    seed: int,
-    tell: Tell,
-) -> Dataset:
-    """Encode a data set here; the arguments are those of ``prepared``."""
     folder = source.local()
     tokenizer = models.tokenizer(folder)
     longest = min(training.max_tokens, models.longest(models.empty(folder), tokenizer))

@@ -6,12 +6,13 @@ import json
 import threading
 from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
 
 from raythief import progress, sharding
 from raythief.artifacts import WORK
-from raythief.training.data import prepare, prepared
+from raythief.training.data import prepare
 from raythief.training.job import Job
 from raythief.training.loop import SPEED, SUMMARY, worker_loop
 from raythief.training.tracking import callbacks
@@ -41,7 +42,9 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
     parts = (job.source, job.examples, job.judges, job.training, job.seed)
     if job.resources.training.workers:
         with progress.remote(tell) as far:
-            _trainer(job, {"job": job, "data": prepared(*parts, far), "tell": far}).fit()
+            # No CPU of its own: the workers have taken theirs, and do nothing until this is done.
+            encode = ray.remote(num_cpus=0, max_retries=3)(prepare).options(name="encode examples")
+            _trainer(job, {"job": job, "data": encode.remote(*parts, far), "tell": far}).fit()
     else:
         with _alone:
             data = ray.put(prepare(*parts, tell))

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ def callbacks(job: Job) -> list[ray.train.UserCallback]:
     ]
 
 
-class Tracker(ray.train.UserCallback):
+class Tracker(ray.train.UserCallback, ABC):
     """Told by Ray Train of each report of the workers."""
 
     def __init__(self, place: str, experiment: str, run: str, settings: Mapping[str, Any]) -> None:
@@ -72,13 +73,13 @@ class Tracker(ray.train.UserCallback):
             self._lost = True
             log.warning("%s is told no more of %s: %s", self.place, self.run, error)
 
+    @abstractmethod
     def failures(self) -> tuple[type[Exception], ...]:
         """What its client raises where the service can not be reached."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tell(self, points: Sequence[Mapping[str, float]], last: bool) -> None:
         """Pass on points, each a step and its figures; ``last`` ends the run."""
-        raise NotImplementedError
 
 
 class MlflowTracker(Tracker):
