@@ -86,7 +86,7 @@ def accuracy_bars(lines: Sequence[Line]) -> str:
     groups = by_script(code for line in lines for code in line.values)
     width = 0.82 / len(lines)
     with matplotlib.rc_context(SETTINGS):
-        figure, axes = _canvas(3.6)
+        figure, axes = canvas(3.6)
         centres = _language_axis(axes, groups)
         for i, line in enumerate(lines):
             shift = (i - (len(lines) - 1) / 2) * width
@@ -96,15 +96,15 @@ def accuracy_bars(lines: Sequence[Line]) -> str:
             colour, hatch, _ = line.style
             axes.bar(
                 places, means, width * 0.94, color=colour, hatch=hatch, edgecolor="white",
-                linewidth=0, label=_short(line.name, 32),
+                linewidth=0, label=short(line.name, 32),
             )  # fmt: skip
             axes.errorbar(
                 places, means, yerr=_whiskers(line, codes), fmt="none", ecolor=INK,
                 elinewidth=1, capsize=1.5,
             )  # fmt: skip
         _accuracy_axis(axes, vertical=True)
-        _legend(axes, columns=min(len(lines), 4))
-        return _svg(figure)
+        legend(axes, columns=min(len(lines), 4))
+        return to_svg(figure)
 
 
 def accuracy_dots(lines: Sequence[Line]) -> str:
@@ -112,7 +112,7 @@ def accuracy_dots(lines: Sequence[Line]) -> str:
     groups = by_script(code for line in lines for code in line.values)
     with matplotlib.rc_context(SETTINGS):
         languages = [code for _, members in groups for code in members]
-        figure, axes = _canvas(1.3 + 0.36 * len(languages) + 0.1 * len(lines))
+        figure, axes = canvas(1.3 + 0.36 * len(languages) + 0.1 * len(lines))
         heights: dict[str, float] = {}
         y = 0.0
         for _, members in groups:
@@ -129,23 +129,23 @@ def accuracy_dots(lines: Sequence[Line]) -> str:
                 [heights[code] + (i - (len(lines) - 1) / 2) * spread for code in codes],
                 xerr=_whiskers(line, codes), fmt=marker, color=colour, markersize=6,
                 elinewidth=0.9, markeredgecolor="white", markeredgewidth=0.4,
-                label=_short(line.name, 32),
+                label=short(line.name, 32),
             )  # fmt: skip
         for code in list(heights)[::2]:
             axes.axhspan(heights[code] - 0.5, heights[code] + 0.5, color=INK, alpha=0.07, lw=0)
-        axes.set_yticks(list(heights.values()), [_short(f"{name(c)}  {c}") for c in heights])
+        axes.set_yticks(list(heights.values()), [short(f"{name(c)}  {c}") for c in heights])
         axes.set_ylim(max(heights.values()) + 0.6, -0.6)
         axes.tick_params(axis="y", length=0)
         _accuracy_axis(axes, vertical=False)
-        _legend(axes, columns=3)
-        return _svg(figure)
+        legend(axes, columns=3)
+        return to_svg(figure)
 
 
 def label_bars(rows: Sequence[tuple[str, Sequence[float]]]) -> str:
     """Stacked bars: the share of each label on the queries."""
     looks = (("#0072b2", "///"), ("#b0b0b0", ""), ("#d55e00", "\\\\\\"))
     with matplotlib.rc_context(SETTINGS):
-        figure, axes = _canvas(0.95 + 0.34 * len(rows))
+        figure, axes = canvas(0.95 + 0.34 * len(rows))
         for place, label in enumerate(LABELS):
             starts = [100 * sum(shares[:place]) for _, shares in rows]
             sizes = [100 * shares[place] for _, shares in rows]
@@ -157,46 +157,39 @@ def label_bars(rows: Sequence[tuple[str, Sequence[float]]]) -> str:
             for y, (start, size) in enumerate(zip(starts, sizes, strict=True)):
                 if size >= 6:
                     _tag(axes, start + size / 2, y, f"{size:.0f}")
-        axes.set_yticks(range(len(rows)), [_short(label) for label, _ in rows])
+        axes.set_yticks(range(len(rows)), [short(label) for label, _ in rows])
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_xlabel("share of the queries, %")
         axes.axvline(100 / 3, color=INK, lw=0.8, ls=":")
         axes.axvline(200 / 3, color=INK, lw=0.8, ls=":")
         _plain_rows(axes)
-        _legend(axes, columns=3)
-        return _svg(figure)
+        legend(axes, columns=3)
+        return to_svg(figure)
 
 
 def loss_curves(panels: Sequence[tuple[str, Sequence[Curve]]]) -> str:
     """Small panels of loss by step, one line a seed, and the loss of a guess."""
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(WIDTH, 0.5 + 1.75 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        for i, axes in enumerate(grid.flat):
-            if i >= len(panels):
-                axes.set_axis_off()
-                continue
-            title, curves = panels[i]
+        figure, places, left = grid(len(panels), 3, 0.5, 1.75)
+        for axes, (title, curves) in zip(places, panels, strict=True):
             for j, (label, curve) in enumerate(curves):
                 thin = curve[:: max(1, len(curve) // 300)]
                 axes.plot(
                     [step for step, _ in thin], [loss for _, loss in thin],
                     color=style(j)[0], ls=("-", "--", "-.", ":")[j % 4], lw=1.3,
-                    marker="" if len(thin) > 1 else "o", label=_short(label),
+                    marker="" if len(thin) > 1 else "o", label=short(label),
                 )  # fmt: skip
             axes.axhline(math.log(3), color=INK, lw=0.8, ls=":")
-            axes.set_title(_short(title, 38))
+            axes.set_title(short(title, 38))
             axes.grid(axis="y")
             axes.set_ylim(bottom=0)
-        for axes in grid[:, 0]:
+        for axes in left:
             axes.set_ylabel("loss")
         figure.supxlabel("optimiser step", fontsize=9.5, color=INK)
         if len(panels[0][1]) > 1:
-            grid[0, 0].legend(fontsize=8, handlelength=1.8, labelspacing=0.2)
-        return _svg(figure)
+            places[0].legend(fontsize=8, handlelength=1.8, labelspacing=0.2)
+        return to_svg(figure)
 
 
 def by_queries(
@@ -210,7 +203,7 @@ def by_queries(
         price: Dollars a query; 0 leaves the upper axis out.
     """
     with matplotlib.rc_context(SETTINGS):
-        figure, axes = _canvas(3.6)
+        figure, axes = canvas(3.6)
         for i, (name, (colour, _, marker), points) in enumerate(curves):
             counts = [count for count, *_ in points]
             means = [100 * mean for _, mean, _, _ in points]
@@ -235,23 +228,16 @@ def by_queries(
             dollars.xaxis.set_major_formatter(_dollars)
             dollars.set_xlabel("price of the queries")
         axes.legend(loc="lower right")  # above stands the price
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def histograms(
     panels: Sequence[tuple[str, Sequence[float], Sequence[tuple[str, Sequence[int]]]]], unit: str
 ) -> str:
     """Small panels of histograms over common bins: (title, edges, (name, counts) of each)."""
-    columns = min(2, len(panels))
-    rows = math.ceil(len(panels) / columns)
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(WIDTH, 0.6 + 2.6 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for i, axes in enumerate(grid.flat):
-            if i >= len(panels):
-                axes.set_axis_off()
-                continue
-            title, edges, samples = panels[i]
+        figure, places, left = grid(len(panels), 2, 0.6, 2.6, sharey=False)
+        for i, (axes, (title, edges, samples)) in enumerate(zip(places, panels, strict=True)):
             for j, (label, counts) in enumerate(samples):
                 colour, hatch, _ = style(j)
                 shares = [100 * count / max(1, sum(counts)) for count in counts]
@@ -260,18 +246,18 @@ def histograms(
                 axes.stairs(shares, edges, fill=True, alpha=0.35, color=colour, lw=0)
                 axes.stairs(
                     shares, edges, color=colour, hatch=hatch, lw=1.6, ls=("-", "--")[j % 2],
-                    label=_short(label),
+                    label=short(label),
                 )  # fmt: skip
             if len(panels) > 1:
-                axes.set_title(_short(title, 44), pad=18 if i == 0 else None)
+                axes.set_title(short(title, 44), pad=18 if i == 0 else None)
             axes.grid(axis="y")
             axes.set_axisbelow(True)
             axes.set_ylim(bottom=0)
-        for axes in grid[:, 0]:
+        for axes in left:
             axes.set_ylabel("share of the pairs, %")
-        figure.supxlabel(_short(unit, 100), fontsize=9.5, color=INK)
-        _legend(grid[0, 0], columns=2)
-        return _svg(figure)
+        figure.supxlabel(short(unit, 100), fontsize=9.5, color=INK)
+        legend(places[0], columns=2)
+        return to_svg(figure)
 
 
 def stage_bars(rows: Sequence[tuple[str, Sequence[tuple[str, float, bool]]]]) -> str:
@@ -279,7 +265,7 @@ def stage_bars(rows: Sequence[tuple[str, Sequence[tuple[str, float, bool]]]]) ->
     names = list(dict.fromkeys(stage for _, parts in rows for stage, _, _ in parts))
     looks = {stage: style(i) for i, stage in enumerate(names)}
     with matplotlib.rc_context(SETTINGS):
-        figure, axes = _canvas(1.3 + 0.27 * len(rows))
+        figure, axes = canvas(1.3 + 0.27 * len(rows))
         for y, (_, parts) in enumerate(rows):
             start = 0.0
             for stage, size, reused in parts:
@@ -290,7 +276,7 @@ def stage_bars(rows: Sequence[tuple[str, Sequence[tuple[str, float, bool]]]]) ->
                     hatch="" if reused else hatch,
                 )  # fmt: skip
                 start += size
-        axes.set_yticks(range(len(rows)), [_short(label) for label, _ in rows])
+        axes.set_yticks(range(len(rows)), [short(label) for label, _ in rows])
         axes.invert_yaxis()
         axes.set_xlabel("seconds")
         _plain_rows(axes)
@@ -298,8 +284,8 @@ def stage_bars(rows: Sequence[tuple[str, Sequence[tuple[str, float, bool]]]]) ->
             Patch(facecolor=colour, hatch=hatch, edgecolor="white", linewidth=0, label=stage)
             for stage, (colour, hatch, _) in looks.items()
         ]
-        _legend(axes, columns=5, handles=handles)
-        return _svg(figure)
+        legend(axes, columns=5, handles=handles)
+        return to_svg(figure)
 
 
 def inline(svg: str, prefix: str) -> str:
@@ -314,9 +300,34 @@ def inline(svg: str, prefix: str) -> str:
 # --- helpers ------------------------------------------------------------------------------------
 
 
-def _canvas(height: float) -> tuple[Figure, Axes]:
+def canvas(height: float) -> tuple[Figure, Axes]:
+    """A figure as wide as the page, its height in inches, with one pair of axes."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots()
+
+
+def grid(
+    count: int, across: int, edge: float, height: float, sharey: bool = True
+) -> tuple[Figure, list[Axes], list[Axes]]:
+    """Small panels side by side.
+
+    Args:
+        count: Panels.
+        across: Most of them in a row.
+        edge: Inches of the whole figure besides its rows.
+        height: Inches of a row.
+        sharey: One scale for all.
+
+    Returns:
+        The figure, its panels, and those at the left.
+    """
+    columns = min(across, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(WIDTH, edge + height * rows), layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    for left_over in places.flat[count:]:
+        left_over.set_axis_off()
+    return figure, list(places.flat[:count]), list(places[:, 0])
 
 
 def _language_axis(axes: Axes, groups: Sequence[tuple[str, Sequence[str]]]) -> dict[str, float]:
@@ -334,7 +345,7 @@ def _language_axis(axes: Axes, groups: Sequence[tuple[str, Sequence[str]]]) -> d
             textcoords="offset points", ha="center", fontsize=8,
         )  # fmt: skip
         x += 0.45
-    axes.set_xticks(list(centres.values()), [_short(code, 8) for code in centres])
+    axes.set_xticks(list(centres.values()), [short(code, 8) for code in centres])
     axes.tick_params(axis="x", length=0)
     axes.set_xlabel(" ", labelpad=8)
     axes.margins(x=0.01)
@@ -375,7 +386,8 @@ def _dollars(value: float, _: float) -> str:
     return f"${value:,.2f}"
 
 
-def _legend(axes: Axes, columns: int, handles: list[Any] | None = None) -> None:
+def legend(axes: Axes, columns: int, handles: list[Any] | None = None) -> None:
+    """Explain what is drawn, above the axes, where it hides nothing."""
     chosen = handles or axes.get_legend_handles_labels()[0]
     axes.legend(
         handles=chosen, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1.0),
@@ -397,7 +409,7 @@ def _whiskers(line: Line, codes: Sequence[str]) -> list[list[float]]:
     ]
 
 
-def _short(text: str, length: int = 44) -> str:
+def short(text: str, length: int = 44) -> str:
     """Names come from users: one line, nothing unprintable, no longer than a figure bears."""
     line = "".join(c if c.isprintable() else " " for c in text)
     # matplotlib hides legend entries whose name starts with an underscore.
@@ -405,7 +417,8 @@ def _short(text: str, length: int = 44) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def _svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
+    """The figure as text; the same figure gives the same text."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with warnings.catch_warnings():

@@ -10,19 +10,18 @@ from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from raythief.report.figures import (
     INK,
     SETTINGS,
-    WIDTH,
-    _canvas,
-    _legend,
-    _short,
-    _svg,
+    canvas,
+    grid,
+    legend,
+    short,
     style,
+    to_svg,
 )
 
 State = Literal["best", "done", "collapsed", "stopped"]
@@ -56,22 +55,16 @@ class Slice:
 
 def slices(panels: Sequence[Slice]) -> str:
     """Small panels of the objective against each parameter."""
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(WIDTH, 0.7 + 2.2 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        for i, axes in enumerate(grid.flat):
-            if i < len(panels):
-                _slice(axes, panels[i])
-            else:
-                axes.set_axis_off()
-        for axes in grid[:, 0]:
+        figure, places, left = grid(len(panels), 3, 0.7, 2.2)
+        for axes, panel in zip(places, panels, strict=True):
+            _slice(axes, panel)
+        for axes in left:
             axes.set_ylabel("objective, %")
         seen = {state for panel in panels for _, _, state in panel.points}
         handles = [_mark(state) for state in reversed(MARKS) if state in seen]
         figure.legend(handles=handles, ncols=4, loc="outside upper left", handlelength=1.2)
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def _slice(axes: Axes, panel: Slice) -> None:
@@ -90,7 +83,7 @@ def _slice(axes: Axes, panel: Slice) -> None:
             if own == state
         ]
         axes.plot([x for x, _ in chosen], [y for _, y in chosen], ls="", **look)
-    axes.set_xlabel(_short(panel.title, 36))
+    axes.set_xlabel(short(panel.title, 36))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
 
@@ -116,7 +109,7 @@ def _columns(axes: Axes, labels: Sequence[str]) -> None:
 
 def _middle(text: str, room: int) -> str:
     """The start and the end of a label: names of models often differ in their last part."""
-    line = _short(text, 10_000)
+    line = short(text, 10_000)
     tail = room // 2
     return line if len(line) <= room else f"{line[: room - tail - 1]}…{line[-tail:]}"
 
@@ -135,7 +128,7 @@ def _number_axis(axes: Axes, numbers: Sequence[float], panel: Slice) -> None:
     names = panel.labels if few else [f"{tick:.3g}" for tick in ticks]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([_short(name, 9) for name in names])
+    axes.set_xticklabels([short(name, 9) for name in names])
 
 
 def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
@@ -176,7 +169,7 @@ def courses(paths: Sequence[Path]) -> str:
     """The objective by optimiser step: a line a trial, the leading ones told apart."""
     with matplotlib.rc_context(SETTINGS):
         faint = max(0.15, min(0.5, 20 / len(paths)))  # many lines would be one dark field
-        figure, axes = _canvas(3.4 + 0.18 * len({path.rank for path in paths}))
+        figure, axes = canvas(3.4 + 0.18 * len({path.rank for path in paths}))
         for path in sorted(paths, key=lambda one: one.rank is not None):
             steps = [step for step, _ in path.points]
             scores = [100 * score for _, score in path.points]
@@ -194,7 +187,7 @@ def courses(paths: Sequence[Path]) -> str:
         handles = [
             Line2D(
                 [], [], color=style(path.rank)[0], marker=style(path.rank)[2], ms=4.5, mec="white",
-                mew=0.4, lw=1.6, ls=DASHES[path.rank % len(DASHES)], label=_short(path.label, 100),
+                mew=0.4, lw=1.6, ls=DASHES[path.rank % len(DASHES)], label=short(path.label, 100),
             )
             for path in sorted(paths, key=lambda one: one.rank or 0)
             if path.rank is not None and path.label
@@ -206,8 +199,8 @@ def courses(paths: Sequence[Path]) -> str:
         axes.set_xlabel("optimiser step")
         axes.set_ylabel("objective, %")
         axes.grid(axis="y")
-        _legend(axes, columns=1, handles=handles)
-        return _svg(figure)
+        legend(axes, columns=1, handles=handles)
+        return to_svg(figure)
 
 
 def placements(
@@ -217,7 +210,7 @@ def placements(
     shares = sorted({share for _, points in lines for share, *_ in points})
     few = len(shares) <= COLUMNS
     with matplotlib.rc_context(SETTINGS):
-        figure, axes = _canvas(3.4)
+        figure, axes = canvas(3.4)
         for i, (name, points) in enumerate(lines):
             colour, _, marker = style(i)
             # Shares stand side by side, for 0, 1 and 100 % would crowd on any axis of numbers;
@@ -233,7 +226,7 @@ def placements(
                 yerr=[[max(0.0, one) for one in side] for side in reach],
                 color=colour, marker=marker, ms=6.5, mec="white", mew=0.5, lw=1.3,
                 ls=DASHES[i % len(DASHES)] if few else "", elinewidth=0.9, capsize=2.5,
-                label=_short(name, 40),
+                label=short(name, 40),
             )  # fmt: skip
         if few:
             axes.set_xticks(range(len(shares)), [f"{100 * share:.3g} %" for share in shares])
@@ -241,17 +234,19 @@ def placements(
             axes.set_xlabel("share of the real data (not to scale)")
         else:
             axes.set_xlabel("share of the real data, %")
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0), min(high, 101))  # of two trials the whiskers know no bounds
         axes.set_ylabel("objective, %")
         axes.grid(axis="y")
-        _legend(axes, columns=4)
-        return _svg(figure)
+        legend(axes, columns=4)
+        return to_svg(figure)
 
 
 def budget(points: Sequence[tuple[float, float | None, State]], best: Sequence[tuple[float, float]],
            unit: str) -> str:  # fmt: skip
     """The best objective so far against hours, over what each trial scored when it ended."""
     with matplotlib.rc_context(SETTINGS):
-        figure, axes = _canvas(3.2)
+        figure, axes = canvas(3.2)
         if best:
             end = max(hours for hours, *_ in points)
             steps = [*best, (end, best[-1][1])]
@@ -266,12 +261,12 @@ def budget(points: Sequence[tuple[float, float | None, State]], best: Sequence[t
         handles = [*axes.get_legend_handles_labels()[0],
                    *(_mark(state) for state in reversed(MARKS) if state in seen)]  # fmt: skip
         axes.set_xlim(left=0)
-        axes.set_xlabel(f"{_short(unit, 12)} hours, of all trials that had ended".strip())
+        axes.set_xlabel(f"{short(unit, 12)} hours, of all trials that had ended".strip())
         axes.set_ylabel("objective, %")
         axes.grid(axis="y")
         axes.set_axisbelow(True)
-        _legend(axes, columns=3, handles=handles)
-        return _svg(figure)
+        legend(axes, columns=3, handles=handles)
+        return to_svg(figure)
 
 
 LABELS: dict[State, str] = {

@@ -375,6 +375,19 @@ def check_tables(markdown: str) -> None:
             assert len(re.findall(r"(?<!\\)\|", line)) - 1 == width, line
 
 
+def check_hostile(folder: Path) -> None:
+    """A report that holds ``HOSTILE`` shows it, and neither runs it nor takes it for markup."""
+    page = Page(folder / "index.html")
+    assert "script" not in page.tags
+    assert "<script>alert('x')</script>" in page.text
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    outside = re.sub(r"(?ms)^(`{3,})$.*?^\1$", "", markdown)
+    assert "<script" not in outside and not re.search(r"^# h", outside, re.MULTILINE)
+    check_tables(outside)
+    for figure in folder.glob("*.svg"):
+        assert "<script" not in figure.read_text()
+
+
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path, drawn: None) -> None:
     storage = small(tmp_path, gibberish=(0.8, 0.7))
     first = {file.name: file.read_bytes() for file in storage.report().iterdir()}
@@ -839,15 +852,7 @@ def test_hostile_text_stays_text(tmp_path: Path, drawn: None) -> None:
     manifest.write_text(json.dumps(content))
     storage.row("failing", status="failed", error=HOSTILE)
     folder = storage.report(title=HOSTILE, command=f"``` {HOSTILE}")
-    page = Page(folder / "index.html")
-    assert "script" not in page.tags
-    assert "<script>alert('x')</script>" in page.text
-    markdown = (folder / "report.md").read_text(encoding="utf-8")
-    outside = re.sub(r"(?ms)^(`{3,})$.*?^\1$", "", markdown)
-    assert "<script" not in outside and not re.search(r"^# h", outside, re.MULTILINE)
-    check_tables(outside)
-    for figure in folder.glob("*.svg"):
-        assert "<script" not in figure.read_text()
+    check_hostile(folder)
 
 
 # --- queries that were held back ----------------------------------------------------------------
