@@ -27,6 +27,10 @@ from raythief.progress import Rate, Tell, silent
 
 log = logging.getLogger(__name__)
 
+# No other way bounds the restarts of an actor in Ray 2.60, though this one is announced to go in
+# 2.64. It is said for the whole process: stages run in threads, which share such filters.
+warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+
 PARTS = f"{WORK}/parts"
 """Folder of what workers have of shards that are not whole yet."""
 _STATISTICS = b"raythief.statistics"
@@ -249,25 +253,22 @@ def _stream(
     """Yield the answer of each shard as it is done."""
     size = min(workers.workers, len(shards))
     rows = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
-    with warnings.catch_warnings():
-        # Ray's own default starts a dying actor anew for ever, and this is the only way to bound
-        # it in Ray 2.60, though announced to go in 2.64.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-        done = rows.map_batches(
-            worker,
-            fn_constructor_kwargs=dict(arguments),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(
-                size=size,
-                max_tasks_in_flight_per_actor=2,  # more would queue at some while others idle
-                max_concurrent_calls_per_actor=at_once,
-                enable_true_multi_threading=at_once > 1,
-            ),
-            num_cpus=workers.cpus,
-            num_gpus=gpus(workers),
-            max_restarts=restarts,
-            # Without a bound of its own: while a lost node is not known to be lost, calls to its
-            # actors fail many times a second.
-            max_task_retries=-1,
-        )
+    done = rows.map_batches(
+        worker,
+        fn_constructor_kwargs=dict(arguments),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            size=size,
+            max_tasks_in_flight_per_actor=2,  # more would queue at some while others idle
+            max_concurrent_calls_per_actor=at_once,
+            enable_true_multi_threading=at_once > 1,
+        ),
+        num_cpus=workers.cpus,
+        num_gpus=gpus(workers),
+        # Ray's own default starts a dying actor anew for ever.
+        max_restarts=restarts,
+        # Without a bound of its own: while a lost node is not known to be lost, calls to its
+        # actors fail many times a second.
+        max_task_retries=-1,
+    )
     yield from done.iter_rows()
