@@ -66,7 +66,7 @@ from raythief import (
     speed,
 )
 from raythief.artifacts import WORK, Artifact, Storage
-from raythief.config import LABELS, Inference, Resources, Workers
+from raythief.config import LABELS, Costs, Inference, Resources, Workers
 from raythief.progress import silent
 from raythief.victims import TOKENS_PER_BATCH
 from raythief.vocabulary import Distribution
@@ -198,7 +198,7 @@ def label(
     worker: type[labeling.Labeling],
 ) -> dict[str, Any]:
     """Our labelling; returns what the manifest would say."""
-    meter = metering.start(storage, None)
+    meter = metering.start(storage, Costs())
     workers = Resources(inference=Workers(workers=1, cpus=cpus))
     found = labeling.build(
         target, made, count, models.Source(path=str(folder)), None, how, workers, silent,

@@ -42,7 +42,7 @@ from labeling import first_query, save_model
 from raythief import config, labeling, metering, models, queries, runs, sharding
 from raythief.api import Remote
 from raythief.artifacts import WORK, Storage
-from raythief.config import Api, Inference, Resources, Workers
+from raythief.config import Api, Costs, Inference, Resources, Workers
 from raythief.progress import silent
 
 LATENCY_S = 0.2
@@ -95,7 +95,7 @@ def label(
         made, target = (storage.artifact(name, "0" * 16) for name in ("queries", "labels"))
         made.write_table(sharding.Shard("", 0, rows.num_rows).name, rows)
         started = time.perf_counter()
-        meter = metering.start(storage, None)
+        meter = metering.start(storage, Costs())
         gathered = type(worker.__name__, (worker,), {"actors": actors.workers})
         with first_query(target) as began:
             labeling.build(

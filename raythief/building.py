@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Mapping
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import ray
 from rich.markup import escape
 
-from raythief import metering
+from raythief import metering, metrics
 from raythief.artifacts import Artifact, Storage
+from raythief.config import Costs
 from raythief.errors import find_user_error
 from raythief.progress import Display
 from raythief.stages import Stage
@@ -30,12 +33,17 @@ class Outcome:
     """The exception, unless it is the user's own mistake."""
 
 
+def bought(stages: Iterable[Stage]) -> list[str]:
+    """Paths of the artifacts among these that are bought from a victim."""
+    return [f"{stage.name}/{stage.fingerprint}" for stage in stages if stage.queries]
+
+
 def build(
     wanted: Mapping[str, Stage],
     storage: Storage,
     display: Display,
     concurrent: int,
-    budget: int | None = None,
+    costs: Costs | None = None,
 ) -> dict[str, Outcome]:
     """Build stages and all that they are made from; independent ones side by side.
 
@@ -46,7 +54,7 @@ def build(
         storage: Where artifacts lie.
         display: Shows progress.
         concurrent: Stages under way at once.
-        budget: Queries that all of them may spend; None sets no limit.
+        costs: What queries cost, and how many all of them may spend; None sets no limit.
 
     Returns:
         The outcome of every stage by fingerprint.
@@ -61,21 +69,35 @@ def build(
     # those that consist of labels.
     sets = [key for key, stage in every.items() if stage.name == "examples" and not stage.inputs]
     after |= {key: after[key] + sets for key, stage in every.items() if stage.name == "labels"}
-    bought = [f"{stage.name}/{key}" for key, stage in every.items() if stage.queries]
+    paths = bought(every.values())
     meter = None  # an actor ends with its last handle, so this one is held to the end
-    if bought and ray.is_initialized():
-        meter = metering.start(storage, budget, bought)
+    if paths and ray.is_initialized():
+        meter = metering.start(storage, costs or Costs(), paths)
     order = graphlib.TopologicalSorter(after)
     order.prepare()
     outcomes: dict[str, Outcome] = {}
     running: dict[Future[Outcome], str] = {}
+    under_way: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def count(name: str, change: int) -> None:
+        with lock:
+            under_way[name] += change
+            metrics.STAGES_RUNNING.set(under_way[name], stage=name)
 
     def one(key: str) -> Outcome:
         stage = every[key]
         for error in (outcomes[before].error for before in after[key]):
             if error:
                 return Outcome(error=error)
-        title = escape(titles.get(key, stage.name))
+        count(stage.name, 1)
+        outcome = make(stage, escape(titles.get(key, stage.name)))
+        count(stage.name, -1)
+        what = "failed" if outcome.error else "built" if outcome.built else "found"
+        metrics.STAGES.add(1, stage=stage.name, outcome=what)
+        return outcome
+
+    def make(stage: Stage, title: str) -> Outcome:
         try:
             with display.stage(title) as tell:
                 artifact, built = stage.ensure(storage, tell)

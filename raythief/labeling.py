@@ -113,7 +113,6 @@ class Asker:
         purse = metering.Purse.of(self.meter, self.target.path, count)
         purse.spend(count)
         labels, scores, statistics = self.model.answer(rows["premise"], rows["hypothesis"])
-        metrics.labelled(count, statistics["tokens"], statistics["padded_tokens"])
         ray.get(self.meter.keep.remote(self.target.path, count, 0))
         return (
             list(labels),
@@ -152,7 +151,8 @@ class Asker:
             self.target.write_table(f"{folder}/{uuid.uuid4().hex}.parquet", part)
             answers.append(table)
             count(new)
-            metrics.bought(table.num_rows, rejected.num_rows, **new)
+            metrics.API_REQUESTS.add(new["attempts"])
+            metrics.API_RETRIES.add(new["retries"])
             total = ray.get(
                 self.meter.keep.remote(
                     self.target.path, table.num_rows - rejected.num_rows, rejected.num_rows

@@ -19,7 +19,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raythief import metrics
 from raythief.artifacts import WORK, Artifact, Storage
+from raythief.config import Costs
 from raythief.errors import UserError
 
 LEDGER = f"{WORK}/ledger.json"
@@ -116,15 +118,20 @@ def check(storage: Storage, budget: int | None, needed: Mapping[str, int]) -> No
 class Meter:
     """The actor that counts for a run: what may be spent, how fast, and how far it is."""
 
-    def __init__(self, storage: Storage, budget: int | None, paths: Iterable[str]) -> None:
-        self.storage, self.budget = storage, budget
+    def __init__(self, storage: Storage, costs: Costs, paths: Iterable[str]) -> None:
+        self.storage, self.budget, self.query_usd = storage, costs.budget, costs.query_usd
         self.paths = set(paths)
         """Artifacts whose queries count against the budget."""
+        self.before = {path: spent(storage, path) for path in self.paths}
+        """What earlier runs spent on them; of those that are opened here, the ledgers tell."""
         self.ledgers: dict[str, dict[str, Any]] = {}
         self.done: dict[str, list[int]] = {}
         self.free_at: dict[str, float] = {}
         self.faults: dict[str, str] = {}
         self.complaints: dict[str, str] = {}
+        if self.budget is not None:
+            metrics.BUDGET_QUERIES.set(self.budget)
+        self._tell_spent()
 
     def open(self, path: str, queries: int, kept: int, rejected: int) -> None:
         """Begin, or go on with, the purchase of an artifact of so many queries."""
@@ -134,10 +141,13 @@ class Meter:
         self.done[path] = [kept, rejected]
         self.faults.pop(path, None)
         self._write(path)
+        self._tell_spent()
+        self._tell_missing()
 
     def stop(self, path: str, fault: str) -> None:
         """End a purchase: nothing more is granted, and what is in flight may come home."""
         self.faults.setdefault(path, fault)
+        self._tell_missing()
 
     def take(self, path: str, least: int, most: int) -> int | str:
         """Take ``most`` queries from the budget, or what is left of it; 0 if that is below
@@ -154,12 +164,14 @@ class Meter:
             return 0
         ledger["taken"] += grant
         self._write(path)
+        self._tell_spent()
         return grant
 
     def give_back(self, path: str, rows: int) -> None:
         """Return queries that were taken and never billed."""
         self._ledger(path)["returned"] += rows
         self._write(path)
+        self._tell_spent()
 
     def keep(self, path: str, kept: int, rejected: int) -> int:
         """Count answers that are on storage; returns how many were rejected so far."""
@@ -167,6 +179,9 @@ class Meter:
         done[0] += kept
         done[1] += rejected
         self.complaints.pop(path, None)
+        metrics.ROWS.add(kept + rejected)
+        metrics.REJECTED_ROWS.add(rejected)
+        self._tell_missing()
         return done[1]
 
     def complain(self, path: str, reason: str) -> None:
@@ -195,16 +210,27 @@ class Meter:
             return spent(self.storage, path)
         return int(self.ledgers[path]["taken"] - self.ledgers[path]["returned"])
 
+    def _tell_spent(self) -> None:
+        earlier = sum(rows for path, rows in self.before.items() if path not in self.ledgers)
+        total = earlier + sum(map(self._spent, self.ledgers))
+        metrics.SPENT_QUERIES.set(total)
+        metrics.SPENT_DOLLARS.set(total * self.query_usd)
+
+    def _tell_missing(self) -> None:
+        going_on = self.done.keys() & self.ledgers.keys() - self.faults.keys()
+        missing = sum(self.ledgers[path]["queries"] - sum(self.done[path]) for path in going_on)
+        metrics.MISSING_ROWS.set(missing)
+
     def _write(self, path: str) -> None:
         self.storage.write_bytes(f"{path}/{LEDGER}", json.dumps(self.ledgers[path]).encode())
 
 
-def start(storage: Storage, budget: int | None, paths: Iterable[str] = ()) -> Any:
+def start(storage: Storage, costs: Costs, paths: Iterable[str] = ()) -> Any:
     """The run's meter; started here, next to the driver, unless there is one already."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Meter)
     options = {"name": _NAME, "get_if_exists": True, "scheduling_strategy": here}
-    return actor.options(**options).remote(storage, budget, list(paths))
+    return actor.options(**options).remote(storage, costs, list(paths))
 
 
 def find() -> Any:

@@ -274,7 +274,7 @@ def run(
         titled[f"{title} {key[:4]}" if title in titled else title] = stages[key]
     with _cluster_for(wanted, storage, address), Display(console) as display:
         concurrent = spec.resources.concurrent_stages
-        outcomes = building.build(titled, storage, display, concurrent, spec.costs.budget)
+        outcomes = building.build(titled, storage, display, concurrent, spec.costs)
     record = _record(spec, wanted, outcomes, command, started)
     if until is None:
         name = f"runs/{spec.name}/run.json"

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from raythief import encoding, models, nli
+from raythief import encoding, metrics, models, nli
 from raythief.config import LABELS, Inference, Label
 from raythief.errors import UserError
 from raythief.wordtable import PairEncoder, Texts
@@ -156,8 +156,11 @@ class Classifier(Forward):
         for rows, chosen, probabilities in answers:
             best[rows] = chosen.cpu().numpy()
             scores[rows] = probabilities.cpu().numpy()
+        tokens = int(encoded.lengths.sum())
+        metrics.INFERENCE_TOKENS.add(tokens)
+        metrics.INFERENCE_PADDED_TOKENS.add(padded)
         statistics = {
-            "tokens": int(encoded.lengths.sum()),
+            "tokens": tokens,
             "padded_tokens": padded,
             "halved": (before // self.tokens_per_batch).bit_length() - 1,
             "encoding": self.encode.used,

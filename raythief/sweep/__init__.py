@@ -63,11 +63,12 @@ def run(spec: Spec, *, address: str | None = None, console: Console) -> dict[str
     total = len(points) or spec.sweep.samples
     with runs.cluster(address):
         concurrent = capacity.trials(spec.resources, spec.sweep.concurrent)
-        concurrent_stages, budget = spec.resources.concurrent_stages, spec.costs.budget
+        shared = space.shared(spec)
+        bought = building.bought(one for top in shared.values() for one in top.ancestors())
+        meter = metering.start(storage, spec.costs, bought)
         with Display(console) as display:
-            _build(space.shared(spec), storage, display, concurrent_stages, budget)
+            _build(shared, storage, display, spec.resources.concurrent_stages, spec.costs)
         console.print(f"{total} trials, {min(total, concurrent)} at once", highlight=False)
-        meter = metering.start(storage, budget)
         with Board(points, total, spec.sweep.objective, console) as board:
             _tune(spec, storage, points, concurrent, board)
         del meter  # held until here: an actor ends with its last handle

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ray import tune
 from rich.console import Console, Group
@@ -22,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from raythief import metrics
 from raythief.sweep import space
 
 Status = Literal["running", "done", "stopped", "failed"]
@@ -75,6 +77,7 @@ class Board(tune.Callback):
             TimeElapsedColumn(), TimeRemainingColumn(),
         )  # fmt: skip
         self.task = self.bar.add_task("trials", total=total)
+        metrics.SWEEP_PLANNED_TRIALS.set(total)
         self.live = Live(
             get_renderable=self._shown, console=console, transient=True, refresh_per_second=2
         )
@@ -96,6 +99,7 @@ class Board(tune.Callback):
         point = trial.config["parameters"]
         number = self.points.index(point) if point in self.points else len(self.entries)
         self.entries.setdefault(trial.trial_id, Entry(f"t{number:03d}", point, time.time()))
+        self._export()
 
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict, **info: Any
@@ -123,6 +127,7 @@ class Board(tune.Callback):
 
     def _end(self, entry: Entry, status: Status) -> None:
         entry.status, entry.ended = status, time.time()
+        self._export()
         self.bar.update(self.task, completed=sum(one.ended > 0 for one in self.entries.values()))
         self.console.print(
             f"{_SIGNS[status]} {entry.seconds:7.1f} s  {entry.name}  "
@@ -130,6 +135,14 @@ class Board(tune.Callback):
             + (f": {entry.error}" if entry.error else ""),
             highlight=False, soft_wrap=True, markup=False,
         )  # fmt: skip
+
+    def _export(self) -> None:
+        statuses = Counter(one.status for one in self.entries.values())
+        for status in get_args(Status):
+            metrics.SWEEP_TRIALS.set(statuses[status], status=status)
+        done = [one.objective for one in self.entries.values() if one.status == "done"]
+        if done:
+            metrics.SWEEP_BEST_OBJECTIVE.set(max(done))
 
     def _shown(self) -> Group:
         """The trials under way, and the bar."""

@@ -65,6 +65,7 @@ class Recorder:
         self._writer: SummaryWriter | None = None
         if rank == 0:
             self._drop_after(done)
+            metrics.TRAINING_RESUMPTIONS.add(int(done > 0), stage=target.stage)
             self._writer = SummaryWriter(self._folder(), purge_step=done + 1)
 
     def add(self, measured: torch.Tensor, **known: Any) -> None:
@@ -149,9 +150,16 @@ class Recorder:
             writer.add_scalar("train/gradient_norm", one.gradient_norm, one.step)
         seconds, tokens = sum(r.seconds for r in records), sum(r.tokens for r in records)
         writer.add_scalar("speed/tokens_per_second", tokens / seconds, records[-1].step)
-        metrics.trained(
-            steps=len(records), tokens=tokens, loss=records[-1].loss, rate=records[-1].learning_rate
-        )
+        self._export(records)
+
+    def _export(self, records: list[Record]) -> None:
+        stage, latest = self.target.stage, records[-1]
+        metrics.TRAINING_STEPS.add(len(records), stage=stage)
+        metrics.TRAINING_TOKENS.add(sum(r.tokens for r in records), stage=stage)
+        metrics.TRAINING_PADDED_TOKENS.add(sum(r.padded_tokens for r in records), stage=stage)
+        metrics.TRAINING_LOSS.set(latest.loss, stage=stage)
+        metrics.TRAINING_LEARNING_RATE.set(latest.learning_rate, stage=stage)
+        metrics.TRAINING_PROGRESS.set(latest.step / self.steps, stage=stage)
 
     def _folder(self) -> str:
         if self.target.storage.is_local:

@@ -9,6 +9,7 @@ import pytest
 
 from raythief import metering
 from raythief.artifacts import Artifact, Storage
+from raythief.config import Costs
 from raythief.errors import UserError
 from raythief.metering import Meter, Purse
 
@@ -24,7 +25,7 @@ def labels(storage: Storage) -> Artifact:
 
 
 def opened(storage: Storage, *artifacts: Artifact, budget: int | None) -> Meter:
-    meter = Meter(storage, budget, [artifact.path for artifact in artifacts])
+    meter = Meter(storage, Costs(budget=budget), [artifact.path for artifact in artifacts])
     for artifact in artifacts:
         meter.open(artifact.path, 100, 0, 0)
     return meter
@@ -58,7 +59,9 @@ def test_without_a_budget_everything_is_granted(storage: Storage, labels: Artifa
 
 def test_a_new_meter_knows_what_an_old_one_granted(storage: Storage, labels: Artifact) -> None:
     opened(storage, labels, budget=10).take(labels.path, 7, 7)
-    started_anew = Meter(storage, 10, [labels.path])  # after its node was lost: nobody opens again
+    started_anew = Meter(
+        storage, Costs(budget=10), [labels.path]
+    )  # after its node was lost: nobody opens again
     assert started_anew.take(labels.path, 1, 10) == 3
     next_run = opened(storage, labels, budget=12)
     assert next_run.take(labels.path, 1, 10) == 2
@@ -94,7 +97,7 @@ def test_complaints_last_until_answers_come_again(storage: Storage, labels: Arti
 
 
 def test_a_pace_spreads_requests_of_all_who_ask(storage: Storage) -> None:
-    meter = Meter(storage, None, [])
+    meter = Meter(storage, Costs(), [])
     waits = [meter.pace("http://victim", 10.0) for _ in range(4)]
     assert waits == pytest.approx([0, 10, 20, 30], abs=1)
     assert meter.pace("http://another", 10.0) == 0
