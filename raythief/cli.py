@@ -34,7 +34,7 @@ app = typer.Typer(
 console = Console(stderr=True)
 
 SpecPath = Annotated[
-    Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file such as jobs/miniature.yaml.")
+    Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file such as jobs/table2.yaml.")
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -62,7 +62,7 @@ Address = Annotated[
 ]
 INTERRUPTED = 130
 """Exit code of Ctrl-C, which Typer turns into one before anybody else sees it."""
-DEMO = Path(__file__).parent.parent / "jobs" / "miniature.yaml"
+DEMO = Path(__file__).parent.parent / "jobs" / "miniature" / "demo.yaml"
 
 
 @app.command()
@@ -107,8 +107,8 @@ def plan(
 ) -> None:
     """Tell what a run would build, what is there, and what it would take. Changes nothing.
 
-    Needs no network, no cluster and no model: GPU hours come from the sizes of the models and
-    the speed that the spec's `costs` assume.
+    Needs no network, no cluster and no model: hours come from the sizes of the models and from
+    what a stored benchmark reached on `costs.device`, else from the speed that `costs` assume.
     """
     loaded = config.load(spec, overrides or [])
     from raythief import planning, runs
@@ -205,7 +205,7 @@ def demo(
     """
     from raythief import runs
 
-    path = DEMO.with_name("miniature_full.yaml") if full else DEMO
+    path = DEMO.with_name("full.yaml") if full else DEMO
     loaded = config.load(path, overrides or [])
     record = runs.run(loaded, command=_command(), console=console)
     typer.echo(f"report: {record['report']}")

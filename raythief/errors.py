@@ -9,6 +9,10 @@ class UserError(Exception):
     """
 
 
+class MissingFileError(UserError):
+    """A file that the user has to provide is not there."""
+
+
 def find_user_error(error: BaseException) -> UserError | None:
     """The ``UserError`` behind an exception that Ray has wrapped on its way to the driver."""
     pending: list[BaseException] = [error]

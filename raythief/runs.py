@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from raythief import building, capacity, labeling, metering, models, pipeline, r
 from raythief.api import Remote
 from raythief.artifacts import Storage
 from raythief.config import Spec, Variant, Victim, expand
-from raythief.errors import UserError
+from raythief.errors import MissingFileError, UserError
 from raythief.progress import Display
 from raythief.stages import Stage
 from raythief.training import tracking
@@ -49,10 +49,14 @@ class Row:
 
     variant: Variant
     stages: Mapping[str, Stage]
+    lacks: str = ""
+    """Why an optional row is left out, in a sentence; it then has no stages."""
 
 
 def rows(spec: Spec, only: Sequence[str] = ()) -> list[Row]:
     """All rows of a spec, or those of the named variants, as far as its ``until`` goes.
+
+    An optional row whose files are not there is among them without stages, if it is not named.
 
     Raises:
         UserError: no variant has that name, a row names a file that is of no use, or no stage is
@@ -63,8 +67,17 @@ def rows(spec: Spec, only: Sequence[str] = ()) -> list[Row]:
         if name not in spec.variants:
             known = ", ".join(spec.variants) or "none"
             raise UserError(f"--only {name}: the spec has no such variant; it has: {known}")
-    made = [Row(variant, pipeline.stages(variant.spec)) for variant in found]
+    made = [_made(variant, named=bool(only)) for variant in found]
     return _cut_all_off(made, spec.until, "until:") if spec.until else made
+
+
+def _made(variant: Variant, named: bool) -> Row:
+    try:
+        return Row(variant, pipeline.stages(variant.spec))
+    except MissingFileError as error:
+        if named or not variant.optional:
+            raise
+        return Row(variant, {}, lacks=str(error))
 
 
 def owners(all_rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
@@ -72,6 +85,7 @@ def owners(all_rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
 
     The owner is empty where there is one row, ``all rows``, ``3 rows``, or the row's own name.
     """
+    all_rows = [row for row in all_rows if not row.lacks]
     several_seeds = len({row.variant.spec.seed for row in all_rows}) > 1
     roles: dict[str, str] = {}
     users: dict[str, list[Row]] = {}
@@ -93,15 +107,19 @@ def owners(all_rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
     return {key: (role, owner(users[key])) for key, role in roles.items()}
 
 
+def left_out(all_rows: Sequence[Row]) -> list[str]:
+    """What to tell of the optional rows that lack a file."""
+    said = {row.variant.name: row.lacks for row in all_rows if row.lacks}
+    return [f"Left out: {name}: {lacks}" for name, lacks in said.items()]
+
+
 def cut_off(row: Row, until: str) -> Row:
     """The row without what comes after a stage."""
     if until not in row.stages:
-        return Row(row.variant, {})
+        return replace(row, stages={})
     needed = {stage.fingerprint for stage in row.stages[until].ancestors()}
-    return Row(
-        row.variant,
-        {role: stage for role, stage in row.stages.items() if stage.fingerprint in needed},
-    )
+    kept = {role: stage for role, stage in row.stages.items() if stage.fingerprint in needed}
+    return replace(row, stages=kept)
 
 
 def _cut_all_off(all_rows: Sequence[Row], until: str, field: str) -> list[Row]:
@@ -261,9 +279,12 @@ def run(
     """
     console = console or Console(stderr=True)
     started = time.time()
-    wanted = rows(spec, only)
+    found = rows(spec, only)
     if until:
-        wanted = _cut_all_off(wanted, until, "--until")
+        found = _cut_all_off(found, until, "--until")
+    for line in left_out(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    wanted = [row for row in found if not row.lacks]
     storage = Storage.at(spec.storage)
     check(wanted, storage, spec.costs.budget)
     stages = {stage.fingerprint: stage for row in wanted for stage in row.stages.values()}

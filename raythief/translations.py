@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from raythief.artifacts import Artifact
 from raythief.config import FilesParallel, Language, Parallel
-from raythief.errors import UserError
+from raythief.errors import MissingFileError, UserError
 from raythief.progress import Tell
 
 FIELD = "extractor.bilstm.parallel"
@@ -28,7 +28,7 @@ def files(parallel: FilesParallel, language: str, root: Path) -> dict[str, Path]
     """The files of a language by the field that names them.
 
     Raises:
-        UserError: one is missing.
+        MissingFileError: one is missing.
     """
     named = {"path": parallel.path, "english": parallel.english}
     found = {
@@ -36,7 +36,7 @@ def files(parallel: FilesParallel, language: str, root: Path) -> dict[str, Path]
     }
     for name, path in found.items():
         if not path.is_file():
-            raise UserError(
+            raise MissingFileError(
                 f"{FIELD}.{name}: there is no file {path}; put parallel sentences of `{language}` "
                 "there"
             )

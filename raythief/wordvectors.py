@@ -20,7 +20,7 @@ from raythief import bilstm
 from raythief.artifacts import Artifact
 from raythief.bilstm import SPECIAL_TOKENS
 from raythief.config import LANGUAGES, BiLstm, FilesVectors, Language, MiniatureVectors, Spec
-from raythief.errors import UserError
+from raythief.errors import MissingFileError, UserError
 from raythief.progress import Tell
 
 Table = tuple[list[str], NDArray[np.float32]]
@@ -33,11 +33,13 @@ def file(vectors: FilesVectors, language: str, root: Path) -> Path:
     """The file of a language.
 
     Raises:
-        UserError: there is none.
+        MissingFileError: there is none.
     """
     path = root / vectors.path.replace("{language}", language)
     if not path.is_file():
-        raise UserError(f"{FIELD}: there is no file {path}; put the vectors of `{language}` there")
+        raise MissingFileError(
+            f"{FIELD}: there is no file {path}; put the vectors of `{language}` there"
+        )
     return path
 
 

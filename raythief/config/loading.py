@@ -23,6 +23,8 @@ class Variant(Section):
     """Name of the row; the experiment's own name where the spec has no variants."""
     spec: Spec
     """The spec with the row's fields set."""
+    optional: bool = False
+    """Whether the row is left out while a file that it names is not there."""
 
 
 OF_ALL_ROWS = (
@@ -97,12 +99,15 @@ def expand(spec: Spec, origin: str = "spec") -> Iterator[Variant]:
     for name, changes in (spec.variants or {spec.name: {}}).items():
         where = f"{origin}: variants.{name}" if spec.variants else origin
         tree = nest(changes)
+        optional = tree.pop("optional", False)
+        if not isinstance(optional, bool):
+            raise UserError(f"{where}.optional: write true or false")
         for field in tree:
             if field in OF_ALL_ROWS or (field == "seed" and spec.seeds):
                 raise UserError(f"{where}: {field} holds for all rows; set it outside of variants")
         for seed in spec.seeds or (spec.seed,):
             whole = merge(merge(base, {"seed": seed}), tree)
-            yield Variant(name=name, spec=validate(whole, where))
+            yield Variant(name=name, spec=validate(whole, where), optional=optional)
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,9 @@ class Spec(Section):
     sweep: Sweep = Sweep()
     """The search of `raythief sweep`."""
     variants: dict[str, dict[str, Any]] = {}
-    """Rows of a table: a name, and the fields in which it differs (`real.fraction: 0.05`)."""
+    """Rows of a table: a name, and the fields in which it differs (`real.fraction: 0.05`). A row
+    that says `optional: true` is left out, aloud, while a file of your own that it names is not
+    there."""
 
     @model_validator(mode="after")
     def _selection_leaves_the_test_alone(self) -> Spec:

@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 
 from raythief import cli, config, paper, runs
+from raythief.config import BILSTM
 from raythief.errors import UserError
 from raythief.sweep import space
 
-ROOT = Path(__file__).parents[2]
-JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
+JOBS = Path(__file__).parents[2] / "jobs"
+WORLD = JOBS / "miniature" / "world.yaml"
+"""What specs have in common, and no spec."""
+SPECS = sorted(set(JOBS.rglob("*.yaml")) - {WORLD})
+TABLES = ("table1", "table2", "vocabulary")
+COMMIT = f"variants.CORD-19.corpus.revision={'c' * 40}"
+"""What `vocabulary` asks its user for."""
 
 
 @pytest.fixture(autouse=True)
@@ -23,22 +29,106 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
-def test_every_spec_loads_and_its_file_is_named_after_it(path: Path) -> None:
+def load(name: str, *overrides: str) -> config.Spec:
+    return config.load(JOBS / f"{name}.yaml", overrides)
+
+
+def rows(name: str) -> list[runs.Row]:
+    return runs.rows(load(name, *([COMMIT] if name == "vocabulary" else [])))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: str(path.relative_to(JOBS)))
+def test_every_spec_loads(path: Path) -> None:
     spec = config.load(path)
     assert list(config.expand(spec))
     assert spec.title
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "sweep", "miniature", "miniature_full"])
+def test_reports_have_places_of_their_own() -> None:
+    assert len({config.load(path).name for path in SPECS}) == len(SPECS)
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "sweep", "miniature/demo", "miniature/full"])
 def test_stages_are_planned_without_network_or_data(name: str) -> None:
-    for row in runs.rows(config.load(ROOT / "jobs" / f"{name}.yaml")):
-        assert {"extractor", "evaluation", "victim_evaluation"} <= set(row.stages)
+    for row in rows(name):
+        assert row.lacks or {"extractor", "evaluation", "victim_evaluation"} <= set(row.stages)
 
 
-@pytest.mark.parametrize("name", ["figure2", "miniature_figure2"])
+# --- the paper's rows -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_the_papers_rows_and_no_others(name: str) -> None:
+    for place in (name, f"miniature/{name}"):
+        spec = load(place)
+        assert spec.paper == name
+        wanted = {row.name for row in paper.TABLES[name] if row is not paper.VICTIM}
+        assert spec.variants.keys() == wanted
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_row_is_made_of_what_the_paper_says(name: str) -> None:
+    for variant in config.expand(load(name)):
+        row, spec = paper.find(name, variant.name), variant.spec
+        assert paper.model_name(spec.extractor.model) == row.extractor
+        assert 100 * spec.real.fraction == row.real_percent
+        if row.victim is None:
+            assert spec.real.placement == "only"
+            continue
+        assert paper.model_name(spec.victim.model) == row.victim
+        assert spec.queries.count == 392_702
+        if row.real_percent:
+            assert spec.real.placement == row.placement
+        languages = spec.evaluation.sets[paper.SETS[name]].languages
+        assert set(languages) == set(row.accuracy)
+
+
+def test_table_2_buys_one_set_of_labels() -> None:
+    labels = {row.stages["labels"].fingerprint for row in rows("table2") if "labels" in row.stages}
+    assert len(labels) == 1
+
+
+def test_table_2_leaves_out_the_bilstm_and_says_why_until_its_files_are_there(
+    tmp_path: Path,
+) -> None:
+    spec = load("table2", f"data_root={tmp_path}")
+    found = runs.rows(spec)
+    lacks = (
+        "extractor.bilstm.embeddings.path: there is no file "
+        f"{tmp_path}/vectors/wiki.en.align.vec; put the vectors of `en` there"
+    )
+    assert runs.left_out(found) == [f"Left out: BiLSTM, 100 %: {lacks}"]
+    assert [row.variant.name for row in found if row.stages] == list(spec.variants)[1:]
+    with pytest.raises(UserError) as caught:
+        runs.rows(spec, ["BiLSTM, 100 %"])
+    assert str(caught.value) == lacks
+
+    (tmp_path / "vectors").mkdir()
+    (tmp_path / "parallel").mkdir()
+    for one in config.LANGUAGES:
+        (tmp_path / f"vectors/wiki.{one}.align.vec").write_text(f"1 1\n{one} 1\n")
+        for side in (one, "en"):
+            (tmp_path / f"parallel/{one}-en.{side}").write_text("a\nb\nc\n")
+    whole = runs.rows(spec)
+    assert runs.left_out(whole) == []
+    assert {"bilstm", "parallel", "extractor", "aligned", "evaluation"} <= whole[0].stages.keys()
+    # What was built without that row is not built again.
+    for before, after in zip(found[1:], whole[1:], strict=True):
+        assert before.stages.keys() == after.stages.keys()
+        for role, stage in before.stages.items():
+            assert stage.fingerprint == after.stages[role].fingerprint
+
+
+def test_the_figure_is_about_the_queries_of_the_tables() -> None:
+    [figure] = rows("figure2")
+    assert figure.stages["queries"].fingerprint == rows("table1")[0].stages["queries"].fingerprint
+    assert figure.variant.spec.figure2.count == 1000
+    assert figure.variant.spec.real.train.split == "train"
+
+
+@pytest.mark.parametrize("name", ["figure2", "miniature/figure2"])
 def test_the_figure_buys_and_trains_nothing(name: str) -> None:
-    [row] = runs.rows(config.load(ROOT / "jobs" / f"{name}.yaml"))
+    [row] = rows(name)
     parts = {"vectors:train", "vectors:real", "vectors:gibberish"}
     assert parts < set(row.stages)
     assert list(row.stages)[-1] == "figure2"
@@ -47,57 +137,73 @@ def test_the_figure_buys_and_trains_nothing(name: str) -> None:
     assert sum(stage.queries for stage in row.stages.values()) == 0
 
 
-def test_the_figure_is_about_the_queries_of_the_tables() -> None:
-    [figure] = runs.rows(config.load(ROOT / "jobs" / "figure2.yaml"))
-    table = runs.rows(config.load(ROOT / "jobs" / "table1.yaml"))[0]
-    assert figure.stages["queries"].fingerprint == table.stages["queries"].fingerprint
-    assert figure.variant.spec.figure2.count == 1000
-    assert figure.variant.spec.real.train.split == "train"
+# --- beyond the paper -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "table2_bilstm", "vocabulary"])
-def test_rows_of_the_paper_are_known_by_their_names(name: str) -> None:
-    spec = config.load(ROOT / "jobs" / f"{name}.yaml")
-    assert spec.paper == name.removesuffix("_bilstm")
-    for variant in spec.variants:
-        assert paper.find(spec.paper, variant) is not None, variant
+@pytest.mark.parametrize("place", ["", "miniature/"])
+def test_rows_of_the_curve_learn_from_more_and_more_of_one_purchase(place: str) -> None:
+    found = rows(f"{place}fidelity")
+    specs = [row.variant.spec for row in found]
+    learned = [spec.learned_queries for spec in specs]
+    assert [row.variant.name for row in found] == [f"{count:,} queries" for count in learned]
+    assert learned == sorted(set(learned))
+    assert learned[-1] == specs[0].queries.count
+    assert len({row.stages["labels"].fingerprint for row in found}) == 1
+    # The last is a row of Table 2: nothing of it is built twice.
+    table = {row.variant.name: row for row in rows(f"{place}table2")}
+    same = table["XLMR-Large, 0 %"].stages["evaluation"]
+    assert found[-1].stages["evaluation"].fingerprint == same.fingerprint
 
 
-def test_table_2_has_all_rows_of_the_paper_once_the_bilstms_files_are_there() -> None:
-    spec = config.load(ROOT / "jobs" / "table2_bilstm.yaml")
-    assert set(spec.variants) == {row.name for row in paper.TABLE2}
-
-
-def test_without_files_of_ones_own_the_bilstms_row_says_what_lacks(tmp_path: Path) -> None:
-    file = ROOT / "jobs" / "table2_bilstm.yaml"
-    spec = config.load(file, [f"data_root={tmp_path}"])
-    with pytest.raises(UserError) as caught:
-        runs.rows(spec)
-    assert str(caught.value) == (
-        "extractor.bilstm.embeddings.path: there is no file "
-        f"{tmp_path}/vectors/wiki.en.align.vec; put the vectors of `en` there"
-    )
-    others = runs.rows(config.load(ROOT / "jobs" / "table2.yaml"))
-    names = [row.variant.name for row in others]
-    same = runs.rows(spec, names)
-    assert [row.stages["evaluation"].fingerprint for row in same] == [
-        row.stages["evaluation"].fingerprint for row in others
-    ]
-
-
-def test_table_2_buys_one_set_of_labels() -> None:
-    rows = runs.rows(config.load(ROOT / "jobs" / "table2.yaml"))
-    labels = {row.stages["labels"].fingerprint for row in rows if "labels" in row.stages}
-    assert len(labels) == 1
-    assert {row.variant.spec.queries.count for row in rows} == {392_702}
-
-
-@pytest.mark.parametrize("name", ["sweep", "miniature_sweep"])
+@pytest.mark.parametrize("name", ["sweep", "miniature/sweep"])
 def test_sweeps_select_on_validation_data(name: str) -> None:
-    spec = config.load(ROOT / "jobs" / f"{name}.yaml")
+    spec = load(name)
     assert spec.evaluation.sets[spec.sweep.objective].split == "validation"
     assert len(space.points(spec.sweep, spec.seed)) >= 12
 
 
+# --- in miniature -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*TABLES, "fidelity", "figure2"])
+def test_rows_in_miniature_consist_of_the_same_stages_and_share_the_same(name: str) -> None:
+    """But for what only one of the two needs: encoders and a victim that are made here, real data
+    to train it on, and a gate before a victim that was not trained here."""
+
+    def shape(name: str) -> list[dict[str, int]]:
+        first: dict[str, int] = {}
+        own = {"encoders", "victim", "real", "sanity"}
+        return [
+            {
+                role: first.setdefault(stage.fingerprint, i)
+                for role, stage in row.stages.items()
+                if role not in own
+            }
+            for i, row in enumerate(rows(name))
+            if row.variant.spec.extractor.model != BILSTM  # the real one needs files
+        ]
+
+    assert shape(f"miniature/{name}") == shape(name)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_in_miniature_have_as_much_real_data_and_as_many_languages(name: str) -> None:
+    for big, small in zip(
+        config.expand(load(name)), config.expand(load(f"miniature/{name}")), strict=True
+    ):
+        assert small.name == big.name
+        for of in ("fraction", "placement"):
+            assert getattr(small.spec.real, of) == getattr(big.spec.real, of)
+        assert (small.spec.extractor.model == BILSTM) == (big.spec.extractor.model == BILSTM)
+        for chosen, pairs in big.spec.evaluation.sets.items():
+            assert small.spec.evaluation.sets[chosen].languages == pairs.languages
+
+
+def test_a_sweep_in_miniature_searches_fields_of_the_real_one() -> None:
+    big, small = load("sweep").sweep, load("miniature/sweep").sweep
+    assert small.parameters.keys() <= big.parameters.keys()
+    assert small.parameters["real.placement"] == big.parameters["real.placement"]
+
+
 def test_the_reference_is_up_to_date() -> None:
-    assert (ROOT / "jobs" / "REFERENCE.md").read_text(encoding="utf-8") == cli.reference_text()
+    assert (JOBS / "REFERENCE.md").read_text(encoding="utf-8") == cli.reference_text()
