@@ -1,6 +1,7 @@
 """Labelling gibberish with a model: rows a second, beside the plain ways of doing it.
 
     python benchmarks/labeling.py [--text FILE.parquet] [--size base|large] [--rows ROWS] [--paper]
+                                  [--record]
 
 One model of random weights (speed does not depend on them), one set of queries, one number format,
 the same threads for
@@ -23,7 +24,8 @@ on those words, small enough that a word takes about as many tokens (2.9) as wit
 `--paper` goes on with the paper's 392,702 queries: the benchmark of a GPU, with `--size large`.
 The last line is one JSON object: `ratio_to_limit`, `ratio_to_pipeline_best` and
 `ratio_to_pipeline_32`, and with `--paper` rows and tokens a second and `share_of_peak`, of the rate
-that a large product of matrices reaches on the same device.
+that a large product of matrices reaches on the same device. `--record` keeps it, and lets plans
+reckon with it (record.py).
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import record
 import torch
 from generation import FILE, PAPER, measured, synthetic
 from transformers import (
@@ -210,7 +213,7 @@ def label(
 
 def operations(layers: int, hidden: int, tokens: float) -> float:
     """Operations of a forward pass over so many tokens; attention's own are left out."""
-    return 2.0 * 12 * layers * hidden**2 * tokens
+    return planning.FORWARD * planning.weights(layers, hidden) * tokens
 
 
 def compare(
@@ -359,6 +362,7 @@ def main() -> None:
     parser.add_argument("--attention", default=standard.attention)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--paper", action="store_true", help="label 392,702 queries too")
+    parser.add_argument("--record", action="store_true", help="keep the figures, for plans too")
     asked = parser.parse_args()
     os.environ.update(RAY_worker_niceness="0")  # ours is no nicer than the others
     torch.set_num_threads(asked.threads)
@@ -380,6 +384,8 @@ def main() -> None:
         gc.collect()
         if asked.paper:
             found["paper"] = paper(storage, source, words, folder, asked)
+    if asked.record:
+        print(f"kept: {record.keep('labeling', found)}")
     print(json.dumps(found))
 
 

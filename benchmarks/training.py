@@ -1,7 +1,7 @@
 """Fine-tuning: tokens a second, beside the limit and beside the Trainer of Hugging Face.
 
     python benchmarks/training.py [--text FILE.parquet] [--steps STEPS]
-                                  [--size tiny|base|large|xlmr-large]
+                                  [--size tiny|base|large|xlmr-large] [--record]
 
 One model of random weights (speed does not depend on them), one set of labelled gibberish, as many
 examples in each optimiser step, the same number format and the same threads for
@@ -43,7 +43,8 @@ RoBERTa-Base takes about 20 GiB of memory: two contenders in the midst of a step
 
 The last line is one JSON object: `ratio_to_limit`, `ratio_to_trainer`, `efficiency_2_workers`, and
 `share_of_peak`, the model's operations (attention's own left out) as a share of the rate that a
-large product of matrices reaches on the same device.
+large product of matrices reaches on the same device. `--record` keeps it, and lets plans reckon
+with it (record.py).
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+import record
 import torch
 from generation import measured, synthetic
 from labeling import TOKENS, generated, operations, save_model, until
@@ -541,7 +543,10 @@ def main() -> None:
     parser.add_argument(
         "--workers", type=int, default=1 if gpu else 2, help="beside one; 1 leaves that part out"
     )
+    parser.add_argument("--record", action="store_true", help="keep the figures, for plans too")
     asked = parser.parse_args()
+    if asked.record and asked.size == "tiny":
+        parser.error("--record: a tiny model says nothing about the paper's")
     if (1 + asked.workers) * asked.threads > max(runs.LOCAL_CPUS, os.cpu_count() or 1):
         parser.error("--threads times one more than --workers must be no more than the cores")
     os.environ.update(RAY_worker_niceness="0")  # ours is no nicer than the others
@@ -599,6 +604,8 @@ def main() -> None:
         found["peak_tflops"] = round(top / 1e12, 3)
         work = 3 * operations(*shape, found["tokens_per_second"]["ours"])
         found["share_of_peak"] = round(work / top, 3)
+    if asked.record:
+        print(f"kept: {record.keep('training', found)}")
     print(json.dumps(found))
 
 

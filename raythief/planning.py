@@ -1,25 +1,32 @@
 """What a run would build and take, reckoned without network, cluster or model.
 
 Work is counted in floating-point operations from the sizes of models and data (Kaplan et al. 2020:
-2 per weight and token forward, 6 for training, attention apart), and turned into GPU hours by the
-speed that the spec's ``costs`` assume. Those are estimates, and are called so.
+2 per weight and token forward, 6 for training, attention apart), and turned into hours by what a
+stored benchmark reached on the device that the spec's ``costs`` name, else by the speed that they
+assume. The plan says which it was.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from raythief import metering, models, nli, runs
+from raythief import metering, models, nli, runs, throughput
 from raythief.artifacts import Storage
-from raythief.config import Model, Spec, Training
+from raythief.config import Costs, Model, Spec, Training, Workers
 from raythief.stages import Stage
+from raythief.throughput import Kind
+
+FORWARD, TRAINING = 2, 6
+"""Operations for each weight and token (Kaplan et al. 2020)."""
 
 WORDS_PER_SENTENCE = 25.0
 """Mean length of a sentence of WikiText-103 within the default limits; replaced by the measured
@@ -48,6 +55,7 @@ class Work:
 
     what: str
     flops: float = 0.0
+    """Floating-point operations; NaN where the size of the model or of its data is not known."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,12 @@ class Step:
     stage: Stage
     there: bool
     work: Work
+    kind: Kind
+    """Which workers build it."""
+    hours: float
+    """Hours of one worker; NaN where the work is not known."""
+    workers: int
+    """Workers that share them."""
 
 
 def steps(rows: Sequence[runs.Row], storage: Storage) -> list[Step]:
@@ -69,8 +83,29 @@ def steps(rows: Sequence[runs.Row], storage: Storage) -> list[Step]:
     for key, (role, owner) in runs.owners(rows).items():
         row, stage = users[key]
         there = storage.artifact(stage.name, key).manifest() is not None
-        found.append(Step(role, owner, stage, there, work(row, role, storage)))
+        done = work(row, role, storage)
+        kind: Kind = "training" if stage.name in runs.WORKERS["training"] else "inference"
+        group: Workers = getattr(row.variant.spec.resources, kind)
+        hours = done.flops / speed(row.variant.spec.costs, kind, group)[0] / 3600
+        found.append(Step(role, owner, stage, there, done, kind, hours, max(1, group.workers)))
     return found
+
+
+def speed(costs: Costs, kind: Kind, group: Workers) -> tuple[float, str]:
+    """Floating-point operations a second of one worker, and where that figure is from."""
+    found = throughput.measured(costs.device, kind)
+    if found is None:
+        assumed = costs.gpu_flops * costs.utilisation * (group.gpus or 1)
+        return assumed, (
+            f"assumed, not measured: {costs.utilisation:.0%} of {costs.gpu_flops / 1e12:,.0f} "
+            f"TFLOP/s; no benchmark on {costs.device} is stored"
+        )
+    share = group.cpus / found.threads if found.device == "CPU" else group.gpus or 1
+    threads = f" with {found.threads} CPU threads" if found.device == "CPU" else ""
+    return found.flops * share, (
+        f"measured on {found.date}{threads} on a model of {found.model}'s size in {found.dtype}: "
+        f"{found.figures}, by `{found.command}`"
+    )
 
 
 def work(row: runs.Row, role: str, storage: Storage) -> Work:
@@ -82,7 +117,7 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
     if role == "queries":
         return Work(f"{count:,} pairs")
     bought = row.stages[role].queries
-    victim_flops = 0.0 if spec.victim.api else 2 * _per_token(spec.victim, spec)
+    victim_flops = 0.0 if spec.victim.api else FORWARD * _per_token(spec.victim, spec)
     if role == "sanity":
         return Work(f"{bought:,} queries", victim_flops * bought * TOKENS_PER_REAL_PAIR)
     if role == "labels":
@@ -109,13 +144,14 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
         pairs = real if kind == "train" else spec.figure2.count
         length = gibberish if kind == "gibberish" else TOKENS_PER_REAL_PAIR
         tokens = pairs * min(length, spec.inference.max_tokens)
-        return Work(f"{pairs:,} pairs", 2 * _per_token(spec.figure2, spec) * tokens)
+        return Work(f"{pairs:,} pairs", FORWARD * _per_token(spec.figure2, spec) * tokens)
     if role == "figure2" and spec.figure2 is not None:
         return Work(f"{2 * spec.figure2.count:,} x {real:,} distances")
     if role == "aligned":
         assert spec.extractor.bilstm is not None
         count = len(row.stages[role].config["languages"])
-        return Work(f"{count} languages x {spec.extractor.bilstm.alignment.steps:,} steps")
+        told = f"{count} languages x {spec.extractor.bilstm.alignment.steps:,} steps"
+        return Work(told, math.nan)
     if role in ("evaluation", "victim_evaluation"):
         model = spec.extractor if role == "evaluation" else spec.victim
         pairs, tokens = 0, 0.0
@@ -123,8 +159,8 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
             if f"examples:{name}" in row.stages[role].inputs:
                 size = nli.rows(chosen, spec.root) * len(chosen.languages)
                 length = gibberish if chosen.source == "queries" else TOKENS_PER_REAL_PAIR
-                pairs, tokens = pairs + size, tokens + size * length
-        return Work(f"{pairs:,} pairs", 2 * _per_token(model, spec) * tokens)
+                pairs, tokens = pairs + size, tokens + (size or math.nan) * length
+        return Work(f"{pairs:,} pairs", FORWARD * _per_token(model, spec) * tokens)
     return Work("")
 
 
@@ -132,43 +168,68 @@ def show(spec: Spec, rows: Sequence[runs.Row], console: Console) -> None:
     """Print the plan of some rows of a spec."""
     storage = Storage.at(spec.storage)
     plan = steps(rows, storage)
-    speed = spec.costs.gpu_flops * spec.costs.utilisation
-    table = Table(title=f"{spec.name}: {len(plan)} stages", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column("Stage", no_wrap=True)
-    if any(step.owner for step in plan):
-        table.add_column("Rows", no_wrap=True)
-    table.add_column("State", no_wrap=True)
-    table.add_column("Work", no_wrap=True)
-    table.add_column("PFLOP", justify="right")
-    table.add_column("GPU hours", justify="right")
-    for step in plan:
-        flops = step.work.flops
-        table.add_row(
-            step.role,
-            *([step.owner] if len(table.columns) > 5 else []),
-            "[green]there[/]" if step.there else "missing",
-            step.work.what,
-            f"{flops / 1e15:,.1f}" if flops else "",
-            f"{flops / speed / 3600:.2f}" if flops else "",
-        )
-    console.print(table)
+    unit = "CPU hours" if spec.costs.device == "CPU" else "GPU hours"
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    for line in runs.left_out(rows):
+        tell(escape(line))
+    console.print(_table(f"{spec.name}: {len(plan)} stages", plan, unit))
     missing = [step for step in plan if not step.there]
-    queries = sum(step.stage.queries for step in missing)
-    hours = sum(step.work.flops for step in missing) / speed / 3600
-    dollars = queries * spec.costs.query_usd + hours * spec.costs.gpu_hour_usd
-    console.print(f"There: {len(plan) - len(missing)} stages. Missing: {len(missing)} stages.")
-    console.print(f"Queries to buy: {queries:,} (${queries * spec.costs.query_usd:,.2f})")
-    console.print(
-        f"GPU hours: {hours:,.1f}, estimated at {spec.costs.utilisation:.0%} of "
-        f"{spec.costs.gpu_flops / 1e12:,.0f} TFLOP/s (an assumption, not a measurement)"
-    )
+    known = [step for step in missing if not math.isnan(step.hours)]
+    queries, hours = sum(step.stage.queries for step in missing), sum(step.hours for step in known)
+    bill = queries * spec.costs.query_usd
+    tell(f"There: {len(plan) - len(missing)} stages. Missing: {len(missing)} stages.")
+    tell(f"Queries to buy: {queries:,} (${bill:,.2f})")
+    tell(f"{unit}: {hours:,.1f} on {spec.costs.device}")
+    for kind in get_args(Kind):
+        if any(step.kind == kind and step.hours for step in known):
+            group: Workers = getattr(spec.resources, kind)
+            rate, source = speed(spec.costs, kind, group)
+            tell(f"  {kind}, {max(1, group.workers)} x {rate / 1e12:,.3g} TFLOP/s, {source}")
+    wall = sum(step.hours / step.workers for step in known)
+    others = "starts, reading, communication" + (", the API" if spec.victim.api else "")
+    clock = f"{wall:,.1f} hours" if wall >= 1 else f"{60 * wall:.0f} minutes"
+    tell(f"Wall-clock: {clock}, stages one after another; {others} come on top")
+    if len(known) < len(missing):
+        lacking = len(missing) - len(known)
+        tell(f"Not reckoned: {lacking} stages (?) whose model or data are of unknown size")
     if spec.costs.query_usd or spec.costs.gpu_hour_usd:
-        console.print(f"Money: ${dollars:,.2f}")
+        tell(f"Money: ${bill + hours * spec.costs.gpu_hour_usd:,.2f}")
+    else:
+        tell("Money: no prices given (costs.query_usd, costs.gpu_hour_usd)")
     if spec.costs.budget is not None:
         spent = sum(metering.spent(storage, f"{s.stage.name}/{s.stage.fingerprint}")
                     for s in plan if s.stage.queries)  # fmt: skip
         enough = "enough" if spent + queries <= spec.costs.budget else "[red]not enough[/]"
-        console.print(f"Budget: {spec.costs.budget:,} queries, {spent:,} spent: {enough}")
+        tell(f"Budget: {spec.costs.budget:,} queries, {spent:,} spent: {enough}")
+
+
+def _table(title: str, plan: Sequence[Step], unit: str) -> Table:
+    table = Table(title=title, title_style="bold", box=box.SIMPLE_HEAD)
+    several = any(step.owner for step in plan)
+    for name in ("Stage", *(["Rows"] if several else []), "State", "Work"):
+        table.add_column(name, no_wrap=True)
+    for name in ("PFLOP", unit):
+        table.add_column(name, justify="right")
+    for step in plan:
+        table.add_row(
+            step.role,
+            *([step.owner] if several else []),
+            "[green]there[/]" if step.there else "missing",
+            step.work.what,
+            _amount(step.work.flops / 1e15, 1),
+            _amount(step.hours, 2),
+        )
+    return table
+
+
+def _amount(value: float, digits: int) -> str:
+    """A cell: blank for nothing, a question mark for what is not known."""
+    if math.isnan(value):
+        return "?"
+    return f"{value:,.{digits}f}" if value else ""
 
 
 def _training(spec: Spec, model: Model, how: Training, parts: Sequence[tuple[int, float]]) -> Work:
@@ -176,25 +237,31 @@ def _training(spec: Spec, model: Model, how: Training, parts: Sequence[tuple[int
     examples = sum(count for count, _ in parts)
     tokens = sum(count * min(length, how.max_tokens) for count, length in parts)
     if not examples:
-        return Work("examples not known")
+        return Work("examples not known", math.nan)
     passes = how.steps * how.batch_size / examples if how.steps else how.epochs
     return Work(
-        f"{examples:,} examples x {passes:.3g}", 6 * _per_token(model, spec) * tokens * passes
+        f"{examples:,} examples x {passes:.3g}",
+        TRAINING * _per_token(model, spec) * tokens * passes,
     )
 
 
+def weights(layers: int, hidden: int) -> float:
+    """Weights of an encoder that take part in a token's forward pass: 4 h^2 of attention in each
+    layer, and 8 h^2 of a feed-forward net four times as wide."""
+    return 12.0 * layers * hidden**2
+
+
 def _per_token(model: Model, spec: Spec) -> float:
-    """Weights that take part in a token's forward pass, embeddings left out; 0 if not known."""
+    """Weights that take part in a token's forward pass, embeddings left out; NaN if not known."""
     folder = spec.root / Path(model.model).expanduser()
     if model.model in SHAPES:
-        layers, hidden = SHAPES[model.model]
-        return 12.0 * layers * hidden**2
+        return weights(*SHAPES[model.model])
     if folder.is_dir():
         config = models.config_of(folder, "model")
         layers, hidden = config.get("num_hidden_layers", 0), config.get("hidden_size", 0)
         inner = config.get("intermediate_size", 4 * hidden)
-        return float(layers * (4 * hidden**2 + 2 * hidden * inner))
-    return 0.0
+        return float(layers * (4 * hidden**2 + 2 * hidden * inner)) or math.nan
+    return math.nan
 
 
 def _tokens_per_query(row: runs.Row, storage: Storage) -> float:

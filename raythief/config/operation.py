@@ -114,6 +114,10 @@ class Costs(Section):
     what a crash lost count too. Null sets no limit."""
     gpu_hour_usd: float = Field(0.0, ge=0)
     """Price of one GPU for one hour."""
+    device: str = "NVIDIA H100 80GB HBM3"
+    """What each worker computes on, as PyTorch calls the GPU, or `CPU`. The plan reckons with its
+    measured throughput, where figures of a benchmark on it are stored (`raythief/throughput.json`),
+    else with `gpu_flops` x `utilisation`."""
     gpu_flops: float = Field(790e12, gt=0)
     """Peak of one GPU in floating-point operations per second (H100, bfloat16, dense)."""
     utilisation: float = Field(0.4, gt=0, le=1)

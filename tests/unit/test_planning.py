@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import shutil
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from raythief import planning, runs
+from raythief import planning, runs, throughput
 from raythief.artifacts import Storage
 from raythief.config import Spec, merge, nest, validate
 
@@ -81,7 +84,6 @@ VARIANTS = {
 def test_the_papers_experiment_buys_as_many_queries_as_mnli_has_pairs(tmp_path: Path):
     text = shown(spec(tmp_path))
     assert "Queries to buy: 392,702 ($0.00)" in text
-    assert "an assumption, not a measurement" in text
 
 
 def test_a_plan_changes_nothing(tmp_path: Path):
@@ -130,7 +132,105 @@ def test_money_is_queries_and_hours_times_their_prices(tmp_path: Path):
 
 
 def test_no_price_no_money(tmp_path: Path):
-    assert "Money" not in shown(spec(tmp_path))
+    assert "Money: no prices given" in shown(spec(tmp_path))
+
+
+# --- where speeds are from --------------------------------------------------------------------
+
+
+def test_a_device_without_a_benchmark_is_assumed_and_that_is_said(tmp_path: Path):
+    given = spec(tmp_path, costs={"device": "abacus", "gpu_flops": 2e15, "utilisation": 0.25})
+    text = shown(given)
+    assert "no benchmark on abacus is stored" in text
+    assert text.count("500 TFLOP/s, assumed, not measured: 25% of 2,000 TFLOP/s") == 2
+    assert "measured on" not in text
+    hours = sum(work.flops for work in works(given).values()) / 0.5e15 / 3600
+    assert f"GPU hours: {hours:,.1f} on abacus" in text
+
+
+def test_a_device_with_a_benchmark_is_reckoned_by_it_and_the_figures_are_named(tmp_path: Path):
+    given = spec(tmp_path, costs={"device": "CPU", "gpu_hour_usd": 0.5})
+    text = shown(given)
+    found = works(given)
+    hours = 0.0
+    for kind, roles in {
+        "inference": ("labels", "evaluation", "victim_evaluation"),
+        "training": ("extractor",),
+    }.items():
+        one = throughput.measured("CPU", kind)
+        assert f"measured on {one.date}" in text
+        assert one.figures in text
+        a_thread = one.flops / one.threads
+        hours += sum(found[role].flops for role in roles) / a_thread / 3600
+    assert "assumed" not in text
+    assert f"CPU hours: {hours:,.1f} on CPU" in text
+    assert f"Money: ${hours * 0.5:,.2f}" in text
+
+
+def test_half_measured_is_half_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    one = throughput.Throughput(
+        "H", "training", 16, "large", "bfloat16", 2e5, 4e14, "2030-01-01", "python b.py", "b.json"
+    )  # fmt: skip
+    monkeypatch.setattr(throughput, "stored", lambda: (one,))
+    text = shown(spec(tmp_path, costs__device="H"))
+    assert "training, 1 x 400 TFLOP/s, measured on 2030-01-01" in text
+    assert "inference, 1 x 316 TFLOP/s, assumed" in text
+
+
+def test_workers_share_the_hours_and_not_the_money(tmp_path: Path):
+    def figures(**workers: int) -> list[str]:
+        resources = {kind: {"workers": count} for kind, count in workers.items()}
+        costs = {"gpu_flops": 1e13, "gpu_hour_usd": 1.0}
+        lines = shown(spec(tmp_path, resources=resources, costs=costs)).splitlines()
+        return [next(line for line in lines if line.startswith(f"{name}: "))
+                for name in ("Wall-clock", "GPU hours", "Money")]  # fmt: skip
+
+    one, *same = figures(inference=1, training=1)
+    eight, *also = figures(inference=8, training=8)
+    hours = [float(line.split()[1]) for line in (one, eight)]
+    assert hours[0] > 10
+    assert hours[0] / 8 == pytest.approx(hours[1], abs=0.1)
+    assert same == also
+
+
+def test_what_a_plan_reckons_with_is_what_the_stored_benchmarks_say(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    folder = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    import record
+
+    assert [vars(one) for one in throughput.stored()] == record.throughputs()
+    figures = json.loads((folder / "results/2026-11-24-training/training.json").read_text())
+    one = throughput.measured("CPU", "training")
+    assert one.tokens_per_second == figures["tokens_per_second"]["ours"]
+    assert one.flops == pytest.approx(6 * BASE * one.tokens_per_second, rel=1e-3)
+    reached = figures["share_of_peak"] * figures["peak_tflops"] * 1e12
+    assert one.flops == pytest.approx(reached, rel=0.02)  # which are rounded
+
+
+def test_a_benchmark_that_is_kept_goes_before_an_older_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    folder = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    import record
+
+    shutil.copytree(folder / "results", tmp_path / "results")
+    (tmp_path / "throughput.json").write_text("[]")
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(throughput, "__file__", str(tmp_path / "throughput.py"))
+    monkeypatch.setattr(sys, "argv", ["x/labeling.py", "--size", "large", "--paper", "--record"])
+    found = {"threads": 8, "model": "RoBERTa-Large, random weights", "dtype": "bfloat16"}
+    record.keep("labeling", {"device": "H", **found, "paper": {"tokens_per_second": 1000}})
+    record.keep("labeling", {"device": "CPU", **found, "paper": {"tokens_per_second": 3}})
+    kept = json.loads((tmp_path / "throughput.json").read_text())
+    assert [(one["device"], one["work"], one["tokens_per_second"]) for one in kept] == [
+        ("CPU", "inference", 3), ("CPU", "training", 127), ("H", "inference", 1000)
+    ]  # fmt: skip
+    assert kept[0]["flops"] == pytest.approx(2 * LARGE * 3, rel=1e-3)
+    assert kept[0]["command"] == "python benchmarks/labeling.py --size large --paper"
 
 
 # --- operations by hand -----------------------------------------------------------------------
@@ -207,7 +307,7 @@ def test_an_encoder_in_a_folder_is_reckoned_by_its_config(tmp_path: Path):
     weights = 6 * (4 * 384**2 + 2 * 384 * 1536)
     assert works(given)["extractor"].flops == pytest.approx(6 * weights * QUERIES * GIBBERISH * 3)
     (folder / "config.json").write_text(json.dumps({"n_layers": 6, "dim": 384}))
-    assert works(given)["extractor"].flops == 0  # not known, and no reason to fail
+    assert math.isnan(works(given)["extractor"].flops)  # not known, and no reason to fail
 
 
 def test_data_of_unknown_size_are_no_reason_to_fail(tmp_path: Path):
@@ -218,9 +318,11 @@ def test_data_of_unknown_size_are_no_reason_to_fail(tmp_path: Path):
         extractor__training__steps=10,
         evaluation={"sets": {"x": {**unknown, "split": "test"}}},
     )
-    assert works(given)["extractor"].flops == 0
-    assert works(given)["evaluation"].flops == 0
-    assert "GPU hours: 0.0" in shown(given)
+    assert math.isnan(works(given)["extractor"].flops)
+    assert math.isnan(works(given)["evaluation"].flops)
+    text = shown(given)
+    assert "GPU hours: 0.0" in text
+    assert "Not reckoned: 3 stages (?)" in text
 
 
 def test_files_of_ones_own_are_counted(tmp_path: Path):
@@ -269,6 +371,21 @@ def test_an_unfinished_artifact_is_not_there(tmp_path: Path):
     finish(given, "labels", tokens=1, queries=1)
     next((tmp_path / "storage").rglob("_SUCCESS")).unlink()
     assert "Queries to buy: 392,702" in shown(given)
+
+
+def test_a_row_that_is_left_out_is_told_and_not_reckoned(tmp_path: Path):
+    vectors = {"source": "files", "path": "none/{language}.vec"}
+    parallel = {"source": "files", "path": "none/{language}.parquet"}
+    words = {
+        "optional": True,
+        "extractor": {"model": "bilstm", "bilstm": {"embeddings": vectors, "parallel": parallel}},
+        "real": {"fraction": 1.0, "placement": "only"},
+    }
+    given = spec(tmp_path, merge(VARIANTS, {"variants": {"words": words}}))
+    text = shown(given)
+    assert text.count("Left out: words: extractor.bilstm.embeddings.path: there is no file") == 1
+    same = shown(spec(tmp_path, VARIANTS))
+    assert [line for line in text.splitlines() if "Left out" not in line] == same.splitlines()
 
 
 # --- whose stages -----------------------------------------------------------------------------

@@ -1,0 +1,52 @@
+"""Measured throughput of devices: what a plan reckons with, where a benchmark has run on one.
+
+    throughput.measured("CPU", "training")  # None for a device that no stored benchmark ran on
+
+The figures lie in ``throughput.json`` beside this file, which ``python benchmarks/record.py`` makes
+from those under ``benchmarks/results``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+Kind = Literal["inference", "training"]
+FILE = "throughput.json"
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What one worker reached in a benchmark."""
+
+    device: str
+    """As PyTorch calls the GPU, or ``CPU``."""
+    work: Kind
+    threads: int
+    """CPU threads of the worker."""
+    model: str
+    """Whose size the model had; its weights were random."""
+    dtype: str
+    tokens_per_second: float
+    """Tokens without padding."""
+    flops: float
+    """Floating-point operations per second, counted as a plan counts them."""
+    date: str
+    command: str
+    figures: str
+    """File of the figures in the repository."""
+
+
+@cache
+def stored() -> tuple[Throughput, ...]:
+    """All that is known."""
+    text = (resources.files("raythief") / FILE).read_text(encoding="utf-8")
+    return tuple(Throughput(**one) for one in json.loads(text))
+
+
+def measured(device: str, work: Kind) -> Throughput | None:
+    """The figures of a device, if there are any."""
+    return next((one for one in stored() if (one.device, one.work) == (device, work)), None)
