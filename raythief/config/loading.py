@@ -101,7 +101,7 @@ def expand(spec: Spec, origin: str = "spec") -> Iterator[Variant]:
         tree = nest(changes)
         optional = tree.pop("optional", False)
         if not isinstance(optional, bool):
-            raise UserError(f"{where}.optional: write true or false")
+            raise UserError(f"{where}: optional: write true or false")
         for field in tree:
             if field in OF_ALL_ROWS or (field == "seed" and spec.seeds):
                 raise UserError(f"{where}: {field} holds for all rows; set it outside of variants")

@@ -484,6 +484,17 @@ def test_a_variant_may_set_the_seed_unless_the_spec_repeats_itself(tmp_path: Pat
     assert "seed holds for all rows" in refused(tmp_path, text + "\nseeds: [1, 2]")
 
 
+def test_a_variant_may_be_optional_and_its_spec_is_as_it_was(tmp_path: Path):
+    plain, optional = (
+        list(expand(loaded(tmp_path, BASE + f"variants: {{a: {{seed: 5{more}}}}}")))
+        for more in ("", ", optional: true")
+    )
+    assert [row.optional for row in (*plain, *optional)] == [False, True]
+    assert plain[0].spec == optional[0].spec
+    wrong = BASE + "variants: {a: {optional: maybe}}"
+    assert refused(tmp_path, wrong) == "variants.a: optional: write true or false"
+
+
 def test_a_fault_in_a_variant_is_told_when_the_spec_is_loaded(tmp_path: Path):
     assert refused(tmp_path, BASE + "variants: {ok: {}, bad: {real: {fraction: 2}}}").startswith(
         "variants.bad: real.fraction: "
