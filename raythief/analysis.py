@@ -172,6 +172,7 @@ def embed(
         "pairs": pairs.num_rows,
         "tokens": sum(part["tokens"] for part in parts),
         "device": parts[0]["device"],
+        "workers": max(1, resources.inference.workers),
     }
 
 
@@ -330,6 +331,7 @@ def compare(
         "train": count,
         "distance": distance,
         "device": parts[0]["device"],
+        "workers": max(1, resources.inference.workers),
         **describe(distances["real"], distances["gibberish"]),
     }
 

@@ -134,7 +134,8 @@ def build(
             language: measure(target.read_table(f"{name}/{language}"), judge)
             for language in languages
         }
-    return {"sets": found, "device": parts[0]["device"], **bill}
+    workers = max(1, resources.inference.workers)
+    return {"sets": found, "device": parts[0]["device"], "workers": workers, **bill}
 
 
 def measure(predictions: pa.Table, reference: pa.Table | None = None) -> dict[str, Any]:

@@ -287,7 +287,7 @@ def build(
             resources.restarts,
             remote=isinstance(source, Remote),
         )
-    return results(target, parts, count)
+    return {**results(target, parts, count), "workers": max(1, resources.inference.workers)}
 
 
 def _table_pays(words: Artifact | None, count: int, resources: Resources) -> bool:

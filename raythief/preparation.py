@@ -24,7 +24,7 @@ from raythief.progress import Tell
 
 QUERIES_PER_FILE = 16_384
 PARAGRAPHS_PER_SHARD = 20_000
-MOST_COMMON = 30
+MOST_COMMON = 1000
 
 
 class Cleaning(sharding.ShardWorker):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -145,14 +145,14 @@ def is_usable(word: str) -> bool:
     )
 
 
-def most_common_only_in(a: Distribution, b: Distribution, n: int = 20) -> list[str]:
-    """The ``n`` most frequent words of ``a`` that ``b`` lacks, the most frequent first.
+def most_common_only_in(ours: Sequence[str], others: Sequence[str], count: int = 20) -> list[str]:
+    """The ``count`` first of our words that the others lack; both the most frequent first.
 
     Words of every text, such as ``the``, are in both and so drop out; tokens that are not all
     letters (``"``, ``'s``, ``2013``) are passed over. Of large corpora compare the most frequent
-    words only (``top_k``), for each holds nearly every common word somewhere. With such words the
-    paper (section 4) shows how far CORD-19 is from WikiText-103.
+    words only, for each holds nearly every common word somewhere. With such words the paper
+    (section 4) shows how far CORD-19 is from WikiText-103.
     """
-    known = set(b.words)
-    own = (word for word in a.words if word.isalpha() and word not in known)
-    return list(islice(own, n))
+    known = set(others)
+    own = (word for word in ours if word.isalpha() and word not in known)
+    return list(islice(own, count))

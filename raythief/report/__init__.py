@@ -6,23 +6,32 @@ It is made from the run record and the manifests alone, so it can be written any
 the storage, at any time, of a run that has finished, failed or is still going. The same files
 give the same report, byte for byte.
 
-``records`` reads, ``measures`` reckons, ``cast`` and ``findings`` say what holds, ``scores``,
-``comparison``, ``fidelity``, ``distances`` and ``course`` make the sections, ``figures`` draws,
-``render`` makes the files. Of a sweep, ``trials`` reckons, ``search`` makes the sections and
-``sweepfigures`` draws.
+``records`` reads, ``measures`` reckons, ``cast``, ``answers`` and ``findings`` say what holds,
+``scores``, ``comparison``, ``fidelity``, ``distances``, ``gibberish``, ``costs`` and ``course``
+make the sections, ``figures`` and ``diagram`` draw, ``render`` makes the files. Of a sweep,
+``trials`` reckons, ``search`` makes the sections and ``sweepfigures`` draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pyarrow import fs as filesystems
 
-from raythief.report import comparison, course, distances, fidelity, scores, search
-from raythief.report.blocks import Block, Points, Section, Text
+from raythief.report import (
+    answers,
+    comparison,
+    costs,
+    course,
+    diagram,
+    distances,
+    fidelity,
+    gibberish,
+    scores,
+    search,
+)
+from raythief.report.blocks import Answers, Block, Points, Section, Text
 from raythief.report.cast import Cast, cast
-from raythief.report.findings import findings, summary, verdict
-from raythief.report.measures import Series, series_of, sets_of
+from raythief.report.findings import findings, verdict
+from raythief.report.measures import series_of, sets_of
 from raythief.report.records import Run, collect
 from raythief.report.render import files
 
@@ -55,7 +64,9 @@ def headline(fs: filesystems.FileSystem, root: str, name: str) -> str:
     if sweep := search.search(run):
         return search.headline(sweep)[0]
     series = series_of(run)
-    return _lines(run, series, cast(run, series))[0]
+    if not sets_of(run, series) and (figure := distances.headline(run)):
+        return figure
+    return answers.answers(run, series, cast(run, series))[0][1]
 
 
 def sections(run: Run) -> list[Section]:
@@ -65,12 +76,17 @@ def sections(run: Run) -> list[Section]:
     series = series_of(run)
     parts = cast(run, series)
     found = findings(parts)
-    lines = _lines(run, series, parts)
-    start: list[Block] = [Text(line, strong=i == 0) for i, line in enumerate(lines)]
-    if parts or not distances.headline(run):  # of Figure 2 alone there is nothing to be judged
+    figure = distances.headline(run)
+    start: list[Block] = []
+    if sets_of(run, series) or not figure:
+        start += [Answers(answers.answers(run, series, parts)), Text(answers.trust(run))]
+    if figure:
+        start.append(Text(figure, strong=True))
+    if parts or not figure:  # of Figure 2 alone there is nothing to be judged
         start += [Text(verdict(found)), Points(found)]
     chosen = [
         Section("summary", "Summary", start),
+        diagram.pipeline(run),
         scores.accuracy(run, series, parts) if sets_of(run, series) else None,
         comparison.beside_the_paper(run, series) if parts else None,
         scores.differences(series, parts) if parts else None,
@@ -78,10 +94,10 @@ def sections(run: Run) -> list[Section]:
         scores.agreement(run, series),
         scores.classes(series, parts),
         distances.nearest(run),
-        course.labels(run),
-        course.words(run),
+        gibberish.labels(run, parts),
+        gibberish.words(run),
         course.training(run),
-        course.time(run),
+        costs.costs(run),
         course.faults(run),
         course.again(run),
     ]
@@ -112,18 +128,11 @@ def _of_sweep(run: Run, found: search.Search) -> list[Section]:
         scores.agreement(best, series),
         scores.classes(series, parts),
         distances.nearest(run),
-        course.labels(run),
-        course.words(run),
+        gibberish.labels(run, parts),
+        gibberish.words(run),
         search.restricted(found, course.training(best)),
-        search.restricted(found, course.time(best)),
+        search.restricted(found, costs.costs(best)),
         course.faults(run),
         course.again(run),
     ]
     return [section for section in chosen if section]
-
-
-def _lines(run: Run, series: Sequence[Series], parts: Cast | None) -> list[str]:
-    """What a run came to: of its scores if it has any, and of its Figure 2."""
-    figure = distances.headline(run)
-    scored = summary(run, series, parts) if sets_of(run, series) or not figure else []
-    return [*scored, figure] if figure else scored

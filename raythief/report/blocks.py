@@ -68,6 +68,14 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """Questions, each with its answer."""
+
+    items: Sequence[tuple[str, str]]
+    kind: Literal["answers"] = "answers"
+
+
+@dataclass(frozen=True)
 class Points:
     """Findings, each with its verdict."""
 
@@ -84,7 +92,7 @@ class Code:
     kind: Literal["code"] = "code"
 
 
-Block = Table | Picture | Text | Points | Code
+Block = Table | Picture | Text | Answers | Points | Code
 
 
 @dataclass(frozen=True)

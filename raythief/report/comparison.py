@@ -6,11 +6,13 @@ set as large as the paper's. Otherwise its numbers stand there for reference, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from raythief import paper
-from raythief.report.blocks import DASH, Block, Cell, Section, Table, Text, listed, points
-from raythief.report.measures import Series, languages_of
+from raythief.report.blocks import DASH, Block, Cell, Section, Sheet, Table, Text, listed, points
+from raythief.report.measures import Measure, Series, languages_of, student, wilson
 from raythief.report.records import Run
 from raythief.report.scores import header_of, plain_cell
 
@@ -22,6 +24,12 @@ _OTHER_TASK = (
 _SOME_OTHERS = (
     "Where no difference is drawn, the data or the models of the row are not the paper's, and its "
     "numbers stand there for reference only."
+)
+
+_INTERVAL = (
+    "Intervals take the items of the two for drawn apart, though they are the same ones, and so "
+    "are wide; they hold the luck of training where our seeds are several, and never that of the "
+    "paper's one run. A difference whose interval holds 0 is none to speak of."
 )
 
 
@@ -36,21 +44,28 @@ def beside_the_paper(run: Run, series: Sequence[Series]) -> Section | None:
     languages = languages_of(series, chosen)
     matched = [(one, _row(one, table)) for one in series if one.languages(chosen)]
     pairs = [(one, row, _comparable(one, row, chosen)) for one, row in matched if row]
-    rows = [
-        line for one, row, same in pairs for line in _comparison(one, row, chosen, languages, same)
+    compared = [
+        (one, same, _compared(one, row, chosen, languages, same)) for one, row, same in pairs
     ]
+    rows = [line for one, same, cells in compared for line in _lines(one, same, cells)]
     blocks: list[Block] = []
     if _is_miniature(run) or not any(same for _, _, same in pairs):
         blocks.append(Text(_OTHER_TASK))
     elif not all(same for _, _, same in pairs):
         blocks.append(Text(_SOME_OTHERS))
+    sheets = []
     if rows:
         caption = (
             f"Ours beside the paper's {paper.TITLES[table]}, on {chosen}, in per cent; the "
-            "difference in points. The paper gives one run of each row and no spread."
+            "difference in points, with its 95 % interval. The paper gives one run of each row and "
+            "no spread."
         )
         notes = _sources(series, table)
-        blocks.append(Table(caption, header_of(languages, row=2), rows, heads=2, notes=notes))
+        if any(same for _, same, _ in compared):
+            notes.insert(0, _INTERVAL)
+        header = header_of(languages, row=2)
+        blocks.append(Table(caption, header, rows, heads=2, notes=notes, csv="paper.csv"))
+        sheets.append(_sheet(compared, languages))
     else:
         names = listed([f"“{row.name}”" for row in paper.TABLES[table]])
         blocks.append(
@@ -59,7 +74,7 @@ def beside_the_paper(run: Run, series: Sequence[Series]) -> Section | None:
                 f"{chosen}, so nothing is compared. Its rows are {names}."
             )
         )
-    return Section("paper", "Beside the paper", blocks)
+    return Section("paper", "Beside the paper", blocks, sheets)
 
 
 def _reference() -> Section:
@@ -106,26 +121,70 @@ def _comparable(one: Series, row: paper.Row, chosen: str) -> bool:
     return paper.model_name(ours) == (row.extractor or row.name)
 
 
-def _comparison(
+@dataclass(frozen=True)
+class _Compared:
+    """One number of ours and the paper's, and their difference where it may be drawn."""
+
+    ours: Measure | None
+    theirs: float | None
+    """Per cent, as printed."""
+    gap: tuple[float, float, float] | None = None
+    """Ours less theirs, with its 95 % interval."""
+
+
+def _compared(
     one: Series, row: paper.Row, chosen: str, languages: Sequence[str], same: bool
-) -> list[list[Cell]]:
+) -> list[_Compared]:
     ours = [one.accuracy(chosen, code) for code in languages]
     theirs = [row.accuracy.get(code) for code in languages]
     if len(languages) > 1:
         ours.append(one.elsewhere(chosen))
         whole = {code for code in languages if code != "en"} == row.accuracy.keys() - {"en"}
         theirs.append(row.elsewhere if whole else None)
+    return [
+        _Compared(a, b, _gap(a, b / 100, paper.ITEMS[chosen]) if same and a and b else None)
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+
+
+def _gap(ours: Measure, theirs: float, items: int) -> tuple[float, float, float]:
+    """Ours less theirs, as if test items had been drawn for each anew, and the luck of our seeds
+    where there are several."""
+    low, high = wilson(theirs, items)
+    half = math.hypot(ours.margin, (high - low) / 2, student(ours.values) or 0.0)
+    gap = ours.mean - theirs
+    return gap, gap - half, gap + half
+
+
+def _lines(one: Series, same: bool, cells: Sequence[_Compared]) -> list[list[Cell]]:
     lines = [
-        [Cell(one.name), Cell("ours"), *(plain_cell(measure) for measure in ours)],
-        [Cell(""), Cell("paper"), *(_paper_cell(value) for value in theirs)],
+        [Cell(one.name), Cell("ours"), *(plain_cell(cell.ours) for cell in cells)],
+        [Cell(""), Cell("paper"), *(_paper_cell(cell.theirs) for cell in cells)],
     ]
     if same:
-        gaps = [
-            Cell(DASH if a is None or b is None else points(a.mean - b / 100), muted=True)
-            for a, b in zip(ours, theirs, strict=True)
-        ]
-        lines.append([Cell(""), Cell("difference"), *gaps])
+        lines.append([Cell(""), Cell("difference"), *(_gap_cell(cell.gap) for cell in cells)])
     return lines
+
+
+def _gap_cell(gap: tuple[float, float, float] | None) -> Cell:
+    if gap is None:
+        return Cell(DASH, muted=True)
+    mean, low, high = gap
+    return Cell(points(mean), f"{points(low)} to {points(high)}")
+
+
+def _sheet(
+    compared: Sequence[tuple[Series, bool, Sequence[_Compared]]], languages: Sequence[str]
+) -> Sheet:
+    header = ("row", "language", "ours", "paper", "difference", "low", "high")
+    places = [*languages, *(["others"] if len(languages) > 1 else [])]
+    rows = [
+        (one.name, place, cell.ours.mean if cell.ours else None,
+         None if cell.theirs is None else cell.theirs / 100, *(cell.gap or (None, None, None)))
+        for one, _, cells in compared
+        for place, cell in zip(places, cells, strict=True)
+    ]  # fmt: skip
+    return Sheet("paper.csv", header, rows)
 
 
 def _paper_cell(value: float | None) -> Cell:

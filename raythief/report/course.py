@@ -1,12 +1,10 @@
-"""Sections on how a run went: words, labels, training, time, faults, and how to repeat it."""
+"""Sections on how a run went: training, faults, and how to repeat it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from itertools import pairwise, permutations
+from collections.abc import Mapping, Sequence
 
-from raythief.config import LABELS
 from raythief.report import figures
 from raythief.report.blocks import (
     DASH,
@@ -18,24 +16,13 @@ from raythief.report.blocks import (
     Sheet,
     Table,
     Text,
+    counted,
     duration,
     listed,
     number,
     percent,
-    seconds,
 )
-from raythief.report.records import (
-    STAGES,
-    Corpus,
-    Labels,
-    Row,
-    Run,
-    Training,
-    Vocabulary,
-)
-
-Head = tuple[str, tuple[str, ...]]
-"""Whose vocabulary, and its commonest words."""
+from raythief.report.records import STAGES, Row, Run, Training
 
 STATES = ("done", "stopped", "failed", "running")
 TRAININGS = ("victim", "extractor", "finetuned")
@@ -54,47 +41,6 @@ def who(run: Run, rows: Sequence[Row]) -> str:
     return label
 
 
-def labels(run: Run) -> Section | None:
-    """What the victim said about the gibberish."""
-    found = [
-        (who(run, rows), artifact.results)
-        for artifact, rows in run.users("labels")
-        if isinstance(artifact.results, Labels)
-    ]
-    if not found:
-        return None
-    rows = []
-    for label, result in found:
-        shares = [result.share(name) for name in LABELS]
-        padding = DASH if result.padding_share is None else percent(result.padding_share)
-        answered = sum(result.label_counts.values())
-        counts = (answered, result.rejected, result.spent, result.tokens)
-        cells = [*map(percent, shares), percent(max(shares)), *map(number, counts), padding]
-        rows.append([Cell(label), *map(Cell, cells), Cell(result.device or DASH)])
-    header = [Cell("queries of"), *(Cell(label, "%") for label in LABELS), Cell("majority", "%")]
-    header += [Cell("queries", "answered"), Cell("queries", "rejected"), Cell("queries", "spent")]
-    header += [Cell("tokens"), Cell("padding", "%")]
-    caption = (
-        "The victim's labels on the gibberish; nothing is reweighted here. Spent is what was "
-        "billed, with what a crash lost and, where attempts are billed, what was tried again."
-    )
-    table = Table(caption, [*header, Cell("device")], rows, csv="labels.csv")
-    picture = Picture(
-        "labels",
-        figures.label_bars([(label, [r.share(name) for name in LABELS]) for label, r in found]),
-        "Stacked bars of the share of each label on the queries",
-        "Share of each label on the gibberish; dotted lines mark equal thirds.",
-        "labels.csv",
-    )
-    values = [(label, *(r.label_counts.get(name, 0) for name in LABELS)) for label, r in found]
-    return Section(
-        "labels",
-        "What the victim says about gibberish",
-        [picture, table],
-        [Sheet("labels.csv", ("queries_of", *LABELS), values)],
-    )
-
-
 ENDS = {"collapse": "stopped: collapsed", "patience": "stopped early"}
 """Why a training ended before its last step."""
 
@@ -102,7 +48,8 @@ ENDS = {"collapse": "stopped: collapsed", "patience": "stopped early"}
 def training(run: Run) -> Section | None:
     """Loss by step, and how each training ended."""
     panels: dict[str, list[tuple[str, list[tuple[int, float]]]]] = {}
-    rows, values, chosen = [], [], set[str]()
+    rows, values = [], []
+    chosen: dict[str, list[str]] = {}
     for stage in TRAININGS:
         for artifact, users in run.users(stage):
             result = artifact.results
@@ -120,7 +67,8 @@ def training(run: Run) -> Section | None:
             state = "collapsed" if result.collapse else "sound"
             kept, speed = result.selection, result.speed
             best = f"step {number(kept.step)}: {percent(kept.score)} %" if kept else "last"
-            chosen.update([kept.metric] if kept else [])
+            if kept:
+                chosen.setdefault(kept.metric, []).append(stage)
             rows.append(
                 [Cell(stage), Cell(name), Cell(seeds), Cell(number(result.examples)),
                  Cell(number(result.steps)), Cell(loss), Cell(ENDS.get(result.ended, state)),
@@ -130,7 +78,7 @@ def training(run: Run) -> Section | None:
             )  # fmt: skip
     if not rows:
         return None
-    blocks: list[Block] = []
+    blocks: list[Block] = [Text(_selected(run, chosen, len(rows)))]
     if panels:
         caption = "Training loss by step, a line for each seed; dotted, the loss of a guess (ln 3)."
         svg = figures.loss_curves(list(panels.items()))
@@ -139,92 +87,12 @@ def training(run: Run) -> Section | None:
     head = [*(Cell(name) for name in names), Cell("tokens/s"), Cell("MFU", "%"), Cell("device")]
     caption = (
         "How each training ended. MFU is the share of the device's measured matrix peak that the "
-        "model's own operations reach; padding counts for nothing. "
-        + (f"Weights were selected on {listed(sorted(chosen))}." if chosen else
-           "The last weights were kept; nothing was selected.")
-    )  # fmt: skip
+        "model's own operations reach; padding counts for nothing."
+    )
     fold = "Every training: examples, steps, final loss, speed"
     blocks.append(Table(caption, head, rows, heads=3, fold=fold))
     header = ("stage", "of", "seed", "step", "loss", "learning_rate")
     return Section("training", "Training", blocks, [Sheet("training.csv", header, values)])
-
-
-def time(run: Run) -> Section | None:
-    """Seconds a stage, with those marked that cost nothing because they were there."""
-    bars, rows, values = [], [], []
-    used = [s for s in STAGES if any(run.artifact(row, s) for row in run.record.rows)]
-    for row in run.record.rows:
-        parts = []
-        cells = []
-        for stage in used:
-            artifact = run.artifact(row, stage)
-            spent = artifact.manifest.seconds if artifact else None
-            reused = stage in row.stages and row.stages[stage].reused
-            cells.append(Cell(seconds(spent), mark="↺" if reused else "", muted=reused))
-            if spent is not None:
-                parts.append((stage.replace("_", " "), spent, reused))
-                values.append((row.variant, row.seed, stage, spent, reused))
-        built = sum(spent for _, spent, reused in parts if not reused)
-        rows.append([Cell(row.variant), Cell(str(row.seed)), *cells, Cell(seconds(built))])
-        bars += [(row.label, parts)] if parts else []
-    if not values:
-        return None
-    header = [Cell("row"), Cell("seed"), *(Cell(stage.replace("_", " ")) for stage in used)]
-    table = Table(
-        "Seconds a stage, from the manifests.",
-        [*header, Cell("built")],
-        rows,
-        heads=2,
-        notes=[
-            "↺ reused: the seconds are those of the run or row that built it, and cost nothing "
-            "here. “Built” adds up the others."
-        ],
-        csv="seconds.csv",
-    )
-    picture = Picture(
-        "seconds",
-        figures.stage_bars(bars),
-        "Stacked bars of seconds a stage for each row",
-        "Seconds a stage; a thin line is a stage that was reused.",
-        "seconds.csv",
-    )
-    sheet = Sheet("seconds.csv", ("row", "seed", "stage", "seconds", "reused"), values)
-    return Section("time", "Time", [picture, table], [sheet])
-
-
-def words(run: Run) -> Section | None:
-    """Vocabularies and, where they differ, the words that tell them apart."""
-    lines = []
-    users: dict[tuple[str, ...], list[Row]] = {}
-    for artifact, rows in run.users("vocabulary"):
-        vocabulary = artifact.results
-        if not isinstance(vocabulary, Vocabulary):
-            continue
-        corpus = run.artifact(rows[0], "corpus")
-        size = corpus.results if corpus and isinstance(corpus.results, Corpus) else Corpus()
-        numbers = (size.sentences, size.words, vocabulary.words, vocabulary.tokens,
-                   vocabulary.mean_sentence_words)  # fmt: skip
-        lines.append([Cell(who(run, rows)), *(Cell(number(value)) for value in numbers)])
-        users.setdefault(vocabulary.most_common, []).extend(rows)
-    if not lines:
-        return None
-    heads = [(who(run, rows), head) for head, rows in users.items() if head]
-    header = [Cell("queries of"), Cell("sentences", "corpus"), Cell("words", "corpus")]
-    header += [Cell("distinct", "vocabulary"), Cell("drawn from", "tokens")]
-    header += [Cell("words", "a sentence")]
-    blocks: list[Block] = [Table("Corpora and vocabularies.", header, lines)]
-    common = [[Cell(label), Cell(", ".join(head))] for label, head in heads]
-    blocks.append(
-        Table("The most common words.", [Cell("queries of"), Cell("words")], common, prose=True)
-    )
-    if contrasts := _contrasts(heads):
-        head = [Cell("common in"), Cell("but not in"), Cell("words")]
-        caption = (
-            "Words among the commonest of one vocabulary and not among the commonest of another. "
-            "Manifests keep only the head of each list, so a word may still be there, further down."
-        )
-        blocks.append(Table(caption, head, contrasts, heads=2, prose=True))
-    return Section("words", "Vocabularies", blocks)
 
 
 def faults(run: Run) -> Section | None:
@@ -295,22 +163,28 @@ def again(run: Run) -> Section:
 # --- helpers ------------------------------------------------------------------------------------
 
 
+def _selected(run: Run, chosen: Mapping[str, Sequence[str]], trainings: int) -> str:
+    """What weights were selected on; of a sweep other sections say what trials were chosen by."""
+    if chosen:
+        clauses = [
+            f"{metric} ({', '.join(dict.fromkeys(stages))})"
+            for metric, stages in sorted(chosen.items())
+        ]
+        left = trainings - sum(map(len, chosen.values()))
+        said = f"Weights were selected on {listed(clauses)}."
+        said += f" {counted(left, 'other training')} kept the last weights." if left else ""
+    else:
+        said = "The last weights were kept; nothing was selected."
+    if run.record.sweep:
+        return said
+    return f"{said} Settings are those of the spec: no row was chosen among others by its score."
+
+
 def _name_and_seed(rows: Sequence[Row]) -> tuple[str, str]:
     names = list(dict.fromkeys(row.variant for row in rows))
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     seeds = sorted({row.seed for row in rows})
     return names[0] + more, f"seed {listed([str(seed) for seed in seeds])}"
-
-
-def _contrasts(heads: Sequence[Head]) -> list[list[Cell]]:
-    """Words of one list that another lacks; beyond four lists, only neighbours are compared."""
-    pairs = permutations(heads, 2) if len(heads) <= 4 else pairwise(heads)
-    rows = []
-    for (ours, mine), (theirs, others) in pairs:
-        only = [word for word in mine if word not in others]
-        if only:
-            rows.append([Cell(ours), Cell(theirs), Cell(", ".join(only))])
-    return rows
 
 
 def _reason(row: Row) -> str:

@@ -14,7 +14,7 @@ Figure = tuple[str, Callable[[Series], Measure | None]]
 
 def fidelity(run: Run, series: Sequence[Series], chosen: str) -> Section | None:
     """Rows that differ in ``extractor.queries`` alone, in the order of their number."""
-    rows = _steps(series)
+    rows = steps(series)
     if len(rows) < 2 or run.spec is None:
         return None
     others = [code for code in rows[0][1].languages(chosen) if code != "en"]
@@ -62,8 +62,8 @@ def fidelity(run: Run, series: Sequence[Series], chosen: str) -> Section | None:
     )
 
 
-def _steps(series: Sequence[Series]) -> list[tuple[int, Series]]:
-    """The largest group of rows that are alike but for the queries that they learn from."""
+def steps(series: Sequence[Series]) -> list[tuple[int, Series]]:
+    """Number of queries and row, of the largest group that is alike but for that number."""
     groups: dict[str, dict[int, Series]] = {}
     for one in series:
         if one.is_victim or one.spec is None or not one.samples or one.spec.real.fraction:

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from raythief.config import LABELS
-from raythief.report.languages import by_script, name
+from raythief.report.languages import by_script, family, name
 from raythief.report.measures import CHANCE
 
 INK = "#767676"
@@ -86,7 +86,7 @@ def accuracy_bars(lines: Sequence[Line]) -> str:
     groups = by_script(code for line in lines for code in line.values)
     width = 0.82 / len(lines)
     with matplotlib.rc_context(SETTINGS):
-        figure, axes = canvas(3.6)
+        figure, axes = canvas(3.8)
         centres = _language_axis(axes, groups)
         for i, line in enumerate(lines):
             shift = (i - (len(lines) - 1) / 2) * width
@@ -331,7 +331,7 @@ def grid(
 
 
 def _language_axis(axes: Axes, groups: Sequence[tuple[str, Sequence[str]]]) -> dict[str, float]:
-    """Place the languages along x, a gap between scripts; the scripts stand beneath."""
+    """Place the languages along x, a gap between scripts; families and scripts stand beneath."""
     centres: dict[str, float] = {}
     x = 0.0
     for script, members in groups:
@@ -341,13 +341,23 @@ def _language_axis(axes: Axes, groups: Sequence[tuple[str, Sequence[str]]]) -> d
             x += 1
         middle = (start + x - 1) / 2
         axes.annotate(
-            script, (middle, 0), xycoords=axes.get_xaxis_transform(), xytext=(0, -24),
-            textcoords="offset points", ha="center", fontsize=8,
+            script, (middle, 0), xycoords=axes.get_xaxis_transform(), xytext=(0, -36),
+            textcoords="offset points", ha="center", fontsize=8, weight="bold",
         )  # fmt: skip
+        if len(members) > 1:  # a line joins the languages of one script
+            axes.plot(
+                (start - 0.4, x - 0.6), (-0.135, -0.135), color=INK, lw=0.8, clip_on=False,
+                transform=axes.get_xaxis_transform(),
+            )  # fmt: skip
         x += 0.45
+    for code, centre in centres.items():
+        axes.annotate(
+            family(code), (centre, 0), xycoords=axes.get_xaxis_transform(), xytext=(0, -21),
+            textcoords="offset points", ha="center", fontsize=6.5,
+        )  # fmt: skip
     axes.set_xticks(list(centres.values()), [short(code, 8) for code in centres])
     axes.tick_params(axis="x", length=0)
-    axes.set_xlabel(" ", labelpad=8)
+    axes.set_xlabel(" ", labelpad=18)
     axes.margins(x=0.01)
     return centres
 

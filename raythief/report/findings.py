@@ -12,22 +12,10 @@ from collections.abc import Sequence
 from raythief.report.blocks import Verdict, counted, listed, percent, points
 from raythief.report.cast import Cast
 from raythief.report.languages import name as language_name
-from raythief.report.measures import Measure, Series, sets_of
-from raythief.report.records import Run
+from raythief.report.measures import Measure, Series
 
 Finding = tuple[Verdict, str]
 NBSP = "\N{NO-BREAK SPACE}"
-
-
-def summary(run: Run, series: Sequence[Series], parts: Cast | None) -> list[str]:
-    """The headline: the numbers, then how far they can be trusted."""
-    if parts is None:
-        held_back = _held_back_sentence(run, series)
-        if held_back:
-            return [held_back, _seeds_sentence(run)]
-        return ["No row of this run has been evaluated yet, so there is nothing to report on."]
-    sentences = [_victim_sentence(parts), _thief_sentence(run, parts)]
-    return [" ".join(filter(None, sentences)), _seeds_sentence(run)]
 
 
 def verdict(found: Sequence[Finding]) -> str:
@@ -75,76 +63,6 @@ def short_words(measure: Measure) -> str:
     """86.8 ± 1.2 %, the second number as in the table."""
     spread = measure.margin if measure.sd is None else measure.sd
     return f"{percent(measure.mean)}{NBSP}±{NBSP}{percent(spread)}{NBSP}%"
-
-
-# --- the headline -------------------------------------------------------------------------------
-
-
-def _held_back_sentence(run: Run, series: Sequence[Series]) -> str:
-    """What is known where nothing was measured on real data; empty if nothing was at all."""
-    sets = sets_of(run, series)
-    if not sets:
-        return ""
-    scored = [(one.name, one.accuracy(sets[0], "en")) for one in series]
-    clauses = [f"“{name}” to {short_words(measure)}" for name, measure in scored if measure]
-    return (
-        f"On held-out gibberish ({sets[0]}) the victim's answer is given by {listed(clauses)} of "
-        "the queries; how well any row does the task was not measured on real data."
-    )
-
-
-def _victim_sentence(parts: Cast) -> str:
-    if parts.victim is None:
-        return "The victim was not evaluated."
-    clauses = _places(parts.victim, parts)
-    return f"The victim is right on {clauses}; a guess among three labels is right on 33.3 %."
-
-
-def _thief_sentence(run: Run, parts: Cast) -> str:
-    if parts.thief is None:
-        if run.spec is None:
-            return ""
-        return (
-            "No row that learns from gibberish alone has been evaluated, so the central question "
-            "has no answer here."
-        )
-    clauses = _places(parts.thief, parts)
-    return (
-        f"The model extracted from it with gibberish alone (“{parts.thief.name}”) is right on "
-        f"{clauses}."
-    )
-
-
-def _places(one: Series, parts: Cast) -> str:
-    english, others = one.accuracy(parts.chosen, "en"), one.elsewhere(parts.chosen)
-    clauses = []
-    if english:
-        clauses.append(f"{short_words(english)} of the items in English")
-    if others:
-        number = sum(code != "en" for code in one.languages(parts.chosen))
-        place = f"on average in {number} other languages" if number > 1 else "in the other language"
-        clauses.append(f"{short_words(others)} {place}")
-    return listed(clauses) or "nothing that was recorded"
-
-
-def _seeds_sentence(run: Run) -> str:
-    rows = run.record.rows
-    lost = sum(row.status != "done" for row in rows)
-    missing = (
-        f" {lost} of {counted(len(rows), 'row')} did not finish and give no numbers."
-        if lost
-        else ""
-    )
-    seeds = {row.seed for row in rows if row.status == "done"}
-    if len(seeds) > 1:
-        return (
-            f"Figures are means ± one standard deviation over {counted(len(seeds), 'seed')}, with "
-            "the smallest and the largest in brackets; every row that finished is in them."
-        ) + missing
-    return (
-        "There is one seed, and one seed is no evidence of a trend: ± is half the 95 % interval, "
-        "which covers the choice of test items and not the luck of training."
-    ) + missing
 
 
 # --- the claims ---------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from raythief.config import LANGUAGES
 
@@ -24,6 +24,25 @@ NAMES: dict[str, str] = {
     "zh": "Chinese",
 }
 
+OWN_NAMES: dict[str, str] = {
+    "en": "English",
+    "ar": "العربية",
+    "bg": "български",
+    "de": "Deutsch",
+    "el": "ελληνικά",
+    "es": "español",
+    "fr": "français",
+    "hi": "हिन्दी",
+    "ru": "русский",
+    "sw": "Kiswahili",
+    "th": "ไทย",
+    "tr": "Türkçe",
+    "ur": "اردو",
+    "vi": "Tiếng Việt",
+    "zh": "中文",
+}
+"""What speakers call their language, in its script."""
+
 SCRIPTS: dict[str, tuple[str, ...]] = {
     "English": ("en",),
     "Latin": ("de", "es", "fr", "sw", "tr", "vi"),
@@ -34,7 +53,23 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "Thai": ("th",),
     "Han": ("zh",),
 }
-"""Groups of the figures: the victim's language first, then by script."""
+"""Groups of the figures: the victim's language first, then by script, and by family within one."""
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "English": ("en",),
+    "Germanic": ("de",),
+    "Romance": ("es", "fr"),
+    "Slavic": ("bg", "ru"),
+    "Greek": ("el",),
+    "Indo-Aryan": ("hi", "ur"),
+    "Semitic": ("ar",),
+    "Turkic": ("tr",),
+    "Bantu": ("sw",),
+    "Vietic": ("vi",),
+    "Tai": ("th",),
+    "Sinitic": ("zh",),
+}
+"""Branches of the families of languages, the victim's language by itself."""
 
 
 def name(language: str) -> str:
@@ -50,11 +85,27 @@ def in_table_order(languages: Iterable[str]) -> list[str]:
 
 def by_script(languages: Iterable[str]) -> list[tuple[str, list[str]]]:
     """Groups (script, languages) for the figures."""
+    return _grouped(languages, SCRIPTS)
+
+
+def by_family(languages: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Groups (family, languages)."""
+    return _grouped(languages, FAMILIES)
+
+
+def family(language: str) -> str:
+    """The family of a language; empty where we know none."""
+    return next((name for name, members in FAMILIES.items() if language in members), "")
+
+
+def _grouped(
+    languages: Iterable[str], known: Mapping[str, Sequence[str]]
+) -> list[tuple[str, list[str]]]:
     left = set(languages)
     groups = []
-    for script, members in SCRIPTS.items():
+    for name, members in known.items():
         present = [member for member in members if member in left]
         if present:
-            groups.append((script, present))
+            groups.append((name, present))
             left -= set(present)
     return groups + ([("other", sorted(left))] if left else [])

@@ -103,9 +103,13 @@ class Series:
         The items are translations of each other, so they are not independent: the interval is
         that of one language's number of items, which is wide enough whatever the correlation.
         """
+        return self.over(chosen, [code for code in self.languages(chosen) if code != "en"])
+
+    def over(self, chosen: str, languages: Sequence[str]) -> Measure | None:
+        """Mean accuracy over some languages, with an interval as of ``elsewhere``."""
         values, intervals = [], []
         for sets in self.samples.values():
-            scores = [s for code, s in sets.get(chosen, {}).items() if code != "en"]
+            scores = [s for code, s in sets.get(chosen, {}).items() if code in languages]
             if scores:
                 mean = statistics.fmean(score.accuracy for score in scores)
                 values.append(mean)

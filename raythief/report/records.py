@@ -79,21 +79,36 @@ class Vocabulary(_Part):
     most_common: tuple[str, ...] = ()
 
 
+class Usage(_Part):
+    """What a stage used up, whatever its results are."""
+
+    spent: Annotated[int, Field(ge=0)] | None = None
+    """Queries that were billed."""
+    rejected: int | None = None
+    tokens: int | None = None
+    device: str | None = None
+    workers: Annotated[int, Field(ge=1)] | None = None
+
+
 class Labels(_Part):
     """What the victim said about the gibberish."""
 
     label_counts: dict[Label, Annotated[int, Field(ge=0)]]
-    queries: int | None = None
-    rejected: int | None = None
-    spent: int | None = None
-    tokens: int | None = None
-    padding_share: float | None = None
-    device: str | None = None
 
     def share(self, label: Label) -> float:
         """Share of the queries that got this label."""
-        total = sum(self.label_counts.values())
-        return self.label_counts.get(label, 0) / total if total else 0.0
+        return self.label_counts.get(label, 0) / self.answered if self.answered else 0.0
+
+    @property
+    def answered(self) -> int:
+        """Queries that got a label."""
+        return sum(self.label_counts.values())
+
+    @property
+    def bits(self) -> float:
+        """Entropy of the labels: what one of them tells at most, of log2 3 = 1.58 bits."""
+        shares = [self.share(label) for label in LABELS]
+        return sum(-share * math.log2(share) for share in shares if share)
 
 
 class Point(_Part):
@@ -115,6 +130,7 @@ class Selected(_Part):
 class Speed(_Part):
     """How fast a training was."""
 
+    workers: Annotated[int, Field(ge=1)] | None = None
     tokens_per_second: float | None = None
     utilisation: float | None = None
 
@@ -227,10 +243,19 @@ _RESULTS: dict[str, type[Results]] = {
 # --- the files ----------------------------------------------------------------------------------
 
 
+class Input(_Part):
+    """An artifact that another was made from."""
+
+    stage: str
+    fingerprint: str
+
+
 class Manifest(_Part):
     """The manifest of one artifact."""
 
     fingerprint: str
+    inputs: dict[str, Input] = {}
+    """By the role that they played."""
     seconds: float | None = None
     created: str | None = None
     config: dict[str, Any] = {}
@@ -333,6 +358,7 @@ class Artifact:
     path: str
     manifest: Manifest
     results: Results | None
+    usage: Usage
 
 
 @dataclass(frozen=True)
@@ -430,13 +456,14 @@ def _artifact(
     except ValueError:
         problems.append(f"{where}: it is not JSON.")
         return None
-    results = None
-    if kind := _RESULTS.get(stage):
-        try:
+    results, usage = None, Usage()
+    try:
+        usage = Usage.model_validate(manifest.results)
+        if kind := _RESULTS.get(stage):
             results = kind.model_validate(manifest.results)
-        except ValidationError as error:
-            problems.append(f"{where}: its results are damaged: {_fault(error)}.")
-    return Artifact(path, manifest, results)
+    except ValidationError as error:
+        problems.append(f"{where}: its results are damaged: {_fault(error)}.")
+    return Artifact(path, manifest, results, usage)
 
 
 def _specs(record: Record, problems: list[str]) -> tuple[Spec | None, dict[str, Spec]]:

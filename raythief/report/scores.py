@@ -20,7 +20,7 @@ from raythief.report.blocks import (
     points,
 )
 from raythief.report.cast import Cast
-from raythief.report.languages import in_table_order
+from raythief.report.languages import OWN_NAMES, by_family, by_script, in_table_order
 from raythief.report.languages import name as language_name
 from raythief.report.measures import Measure, Series, languages_of, sets_of
 from raythief.report.records import Run, Score
@@ -40,6 +40,10 @@ def accuracy(run: Run, series: Sequence[Series], parts: Cast | None) -> Section:
         pictures, sheet = _accuracy_pictures(series, chosen, parts)
         blocks += pictures
         sheets += [sheet] if sheet else []
+        if len(languages_of(series, chosen)) > 2:
+            table, sheet = _groups(series, chosen)
+            blocks.append(table)
+            sheets.append(sheet)
     return Section("accuracy", "Accuracy by language", blocks, sheets)
 
 
@@ -181,7 +185,7 @@ def _accuracy_pictures(
             figures.accuracy_bars(leading),
             f"Bars of accuracy on {chosen} by language",
             f"Accuracy on {chosen} of {listed([line.name for line in leading])}; English first, "
-            f"then by script. {whiskers}",
+            f"then by script and family. {whiskers}",
             file,
         )
     ]
@@ -198,6 +202,34 @@ def _accuracy_pictures(
     header = ("row", "language", "mean", "low", "high")
     values = [(line.name, code, *line.values[code]) for line in lines for code in line.values]
     return pictures, Sheet(file, header, values)
+
+
+def _groups(series: Sequence[Series], chosen: str) -> tuple[Table, Sheet]:
+    """Means by script, then by family; languages go by the names that they give themselves."""
+    languages = languages_of(series, chosen)
+    shown = [one for one in series if one.languages(chosen)]
+    rows, values = [], []
+    for kind, groups in (("script", by_script(languages)), ("family", by_family(languages))):
+        for i, (group, members) in enumerate(groups):
+            measures = [one.over(chosen, members) for one in shown]
+            named = ", ".join(OWN_NAMES.get(code, code) for code in members)
+            rows.append([Cell(kind if i == 0 else ""), Cell(group, named),
+                         *map(plain_cell, measures)])  # fmt: skip
+            values += [
+                (kind, group, " ".join(members), one.name, measure.mean)
+                for one, measure in zip(shown, measures, strict=True)
+                if measure
+            ]
+    file = f"groups-{_slug(chosen)}.csv"
+    table = Table(
+        f"Mean accuracy on {chosen} by script and by family, in per cent.",
+        [Cell("by"), Cell("group"), *(Cell(one.name) for one in shown)],
+        rows,
+        heads=2,
+        csv=file,
+        fold="Means by script and by family",
+    )
+    return table, Sheet(file, ("by", "group", "languages", "row", "mean"), values)
 
 
 def _lines(series: Sequence[Series], chosen: str, languages: Sequence[str]) -> list[figures.Line]:

@@ -124,7 +124,7 @@ def test_words_that_tell_two_corpora_apart():
     general = Counts.of(["the family " * 3 + "the film 's 2013 film . government"])
     medical = Counts.of(["the virus . the virus of RNA . film"])
     a, b = restrict(general, Vocabulary()), restrict(medical, Vocabulary())
-    assert most_common_only_in(a, b) == ["family", "government"]
-    assert most_common_only_in(a, b, n=1) == ["family"]
-    assert most_common_only_in(b, a) == ["virus", "RNA", "of"]
-    assert most_common_only_in(a, a) == []
+    assert most_common_only_in(a.words, b.words) == ["family", "government"]
+    assert most_common_only_in(a.words, b.words, count=1) == ["family"]
+    assert most_common_only_in(b.words, a.words) == ["virus", "RNA", "of"]
+    assert most_common_only_in(a.words, a.words) == []

@@ -1,0 +1,227 @@
+"""What the owner of an API asks first: how much can be carried off, for how much, what stops it.
+
+The answers hold for the rows of this run and are made from their numbers; where no row can speak to
+a question, the answer says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raythief.report.blocks import counted, listed, percent
+from raythief.report.cast import Cast
+from raythief.report.costs import amount_of_hours, hours, purchases
+from raythief.report.fidelity import steps
+from raythief.report.findings import short_words
+from raythief.report.measures import CHANCE, Series, sets_of
+from raythief.report.records import Run, Training
+
+Answer = tuple[str, str]
+"""A question, and what this run has to say."""
+
+
+def answers(run: Run, series: Sequence[Series], parts: Cast | None) -> list[Answer]:
+    """The three questions; fewer where nothing was measured that could answer them."""
+    if parts is None:
+        held_back = _held_back(run, series)
+        said = held_back or "No row of this run has been evaluated yet, so that is not known."
+        found = [("How much of the model can be carried off?", said)]
+        return [*found, *_price(run, None, series)] if held_back else found
+    return [
+        ("How much of the model can be carried off?", _amount(run, parts)),
+        *_price(run, parts, series),
+        *([("What stops it?", _obstacles(series, parts))] if parts.thief else []),
+    ]
+
+
+def trust(run: Run) -> str:
+    """How far the numbers can be trusted: seeds, and what is missing."""
+    rows = run.record.rows
+    lost = sum(row.status != "done" for row in rows)
+    missing = (
+        f" {lost} of {counted(len(rows), 'row')} did not finish and give no numbers."
+        if lost
+        else ""
+    )
+    collapsed = sum(
+        isinstance(a.results, Training) and bool(a.results.collapse) for a in run.artifacts.values()
+    )
+    if collapsed:
+        missing += (
+            f" {counted(collapsed, 'training')} collapsed, which is listed below; no row is left "
+            "out for that."
+        )
+    seeds = {row.seed for row in rows if row.status == "done"}
+    if len(seeds) > 1:
+        return (
+            f"Figures are means ± one standard deviation over {counted(len(seeds), 'seed')}, with "
+            "the smallest and the largest in brackets; every row that finished is in them."
+        ) + missing
+    return (
+        "There is one seed, and one seed is no evidence of a trend: ± is half the 95 % interval, "
+        "which covers the choice of test items and not the luck of training."
+    ) + missing
+
+
+# --- how much -----------------------------------------------------------------------------------
+
+
+def _held_back(run: Run, series: Sequence[Series]) -> str:
+    """What is known where nothing was measured on real data; empty if nothing was at all."""
+    sets = sets_of(run, series)
+    if not sets:
+        return ""
+    scored = [(one.name, one.accuracy(sets[0], "en")) for one in series]
+    clauses = [f"“{name}” to {short_words(measure)}" for name, measure in scored if measure]
+    return (
+        f"On held-out gibberish ({sets[0]}) the victim's answer is given by {listed(clauses)} of "
+        "the queries; how well any row does the task was not measured on real data."
+    )
+
+
+def _amount(run: Run, parts: Cast) -> str:
+    sentences = [_of_thief(run, parts), _of_victim(parts), _share_of_lead(parts)]
+    return " ".join(filter(None, sentences))
+
+
+def _of_thief(run: Run, parts: Cast) -> str:
+    if parts.thief is None:
+        if run.spec is None:
+            return ""
+        return (
+            "No row that learns from gibberish alone has been evaluated, so the central question "
+            "has no answer here."
+        )
+    return (
+        f"A model extracted with gibberish alone (“{parts.thief.name}”) is right on "
+        f"{_places(parts.thief, parts)}."
+    )
+
+
+def _of_victim(parts: Cast) -> str:
+    if parts.victim is None:
+        return "The victim was not evaluated."
+    clauses = _places(parts.victim, parts)
+    return f"The victim is right on {clauses}; a guess among three labels is right on 33.3 %."
+
+
+def _share_of_lead(parts: Cast) -> str:
+    """How far the thief has come from a guess to the victim, and how often it answers alike."""
+    if parts.thief is None or parts.victim is None:
+        return ""
+    ours, theirs = (one.accuracy(parts.chosen, "en") for one in (parts.thief, parts.victim))
+    alike = parts.thief.average(parts.chosen, ["en"], lambda score: score.agreement)
+    clauses = []
+    if ours and theirs and theirs.always_above:
+        share = (ours.mean - CHANCE) / (theirs.mean - CHANCE)
+        clauses.append(f"the extracted model has {100 * share:.0f} % of the victim's lead over a "
+                       "guess")  # fmt: skip
+    if alike:
+        clauses.append(f"gives the victim's answer on {percent(alike.mean)} % of the items")
+    return f"In English {listed(clauses)}." if len(clauses) == 2 else ""
+
+
+def _places(one: Series, parts: Cast) -> str:
+    english, others = one.accuracy(parts.chosen, "en"), one.elsewhere(parts.chosen)
+    clauses = []
+    if english:
+        clauses.append(f"{short_words(english)} of the items in English")
+    if others:
+        number = sum(code != "en" for code in one.languages(parts.chosen))
+        place = f"on average in {number} other languages" if number > 1 else "in the other language"
+        clauses.append(f"{short_words(others)} {place}")
+    return listed(clauses) or "nothing that was recorded"
+
+
+# --- for how much -------------------------------------------------------------------------------
+
+
+def _price(run: Run, parts: Cast | None, series: Sequence[Series]) -> list[Answer]:
+    """What one extraction needs: the queries of one seed, and the training on them."""
+    thief = parts.thief if parts else next((one for one in series if not one.is_victim), None)
+    rows = [row for row in run.record.rows if thief and row.variant == thief.name]
+    if thief is None or thief.spec is None or not rows:
+        return []
+    own = {artifact.path for row in rows[:1] for artifact in [run.artifact(row, "labels")]
+           if artifact}  # fmt: skip
+    bought = [one for one in purchases(run) if one.artifact.path in own]
+    spec = thief.spec
+    clauses = []
+    if bought:
+        spent, price = sum(one.spent for one in bought), spec.costs.query_usd
+        usd = f"${spent * price:,.2f} at ${price:,.6g} each" if price else (
+            "to which the spec gives no price, costs.query_usd"
+        )  # fmt: skip
+        clauses.append(f"{counted(spent, 'answer')} of the victim ({usd})")
+    trained = {a.path for row in rows[:1] for stage in ("extractor", "finetuned")
+               if (a := run.artifact(row, stage))}  # fmt: skip
+    taken = [one for one in hours(run) if one.artifact.path in trained]
+    if taken:
+        gpu = sum(one.gpu for one in taken)
+        rate = spec.costs.gpu_hour_usd
+        usd = f" (${gpu * rate:,.2f})" if gpu and rate else ""
+        spent_on = amount_of_hours(gpu, sum(one.cpu for one in taken))
+        clauses.append(f"{spent_on}{usd} to fine-tune the copy")
+    if not clauses:
+        return []
+    fewest = _fewest(series, parts)
+    return [("For how much?", f"One extraction took {listed(clauses)}.{fewest}")]
+
+
+def _fewest(series: Sequence[Series], parts: Cast | None) -> str:
+    """What the fewest queries that were tried bring."""
+    tried = steps(series)
+    if parts is None or len(tried) < 2:
+        return ""
+    count, one = tried[0]
+    measure = one.accuracy(parts.chosen, "en")
+    if measure is None:
+        return ""
+    price = one.spec.costs.query_usd if one.spec else 0.0
+    usd = f" (${count * price:,.2f})" if price else ""
+    return f" The fewest tried, {count:,}{usd}, bring {short_words(measure)} in English."
+
+
+# --- what stops it ------------------------------------------------------------------------------
+
+
+def _obstacles(series: Sequence[Series], parts: Cast) -> str:
+    thief = parts.thief
+    assert thief is not None
+    english = thief.accuracy(parts.chosen, "en")
+    sentences = []
+    if english and not english.always_above:
+        sentences.append("In this run it did not succeed to begin with, in English at least.")
+    for one in parts.foreign:
+        measure = one.accuracy(parts.chosen, "en") or one.elsewhere(parts.chosen)
+        if measure:
+            stops = not measure.above_chance
+            sentences.append(
+                (
+                    "It fails where the words are of another domain than the victim's"
+                    if stops
+                    else "Words of another domain than the victim's do not"
+                )
+                + f": with queries from such (“{one.name}”) the copy is right on "
+                f"{short_words(measure)}, {'no ' if stops else ''}more than a guess."
+            )
+    if english and english.always_above and thief.spec:
+        if not thief.spec.victim.scores:
+            sentences.append(
+                "To withhold probabilities does not: the victim gave its labels and nothing else."
+            )
+        if thief.spec.vocabulary.sampling == "uniform":
+            sentences.append(
+                "Nor does it help that queries are no sentences: words were drawn at random."
+            )
+    helped = [(one, m) for one in parts.helped if (m := one.accuracy(parts.chosen, "en"))]
+    if helped:
+        best, measure = max(helped, key=lambda pair: pair[1].mean)
+        sentences.append(
+            "Of a thief who has some real data, too, it takes off more still: "
+            f"{short_words(measure)} in English (“{best.name}”)."
+            if parts.thief and english and measure.mean > english.mean
+            else "Some real data, too, did not make it worse."
+        )
+    sentences.append("No defence was put up in this run, so it says nothing of any.")
+    return " ".join(sentences)
