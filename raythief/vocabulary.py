@@ -11,6 +11,7 @@ of the whole, in whatever way and order it was cut.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -154,5 +155,10 @@ def most_common_only_in(ours: Sequence[str], others: Sequence[str], count: int =
     (section 4) shows how far CORD-19 is from WikiText-103.
     """
     known = set(others)
-    own = (word for word in ours if word.isalpha() and word not in known)
+    own = (word for word in ours if word not in known and all(map(_is_letter, word)))
     return list(islice(own, count))
+
+
+def _is_letter(character: str) -> bool:
+    """Vowel signs count, too: without them few words of Hindi or Thai were all letters."""
+    return character.isalpha() or unicodedata.category(character).startswith("M")

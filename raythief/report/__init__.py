@@ -66,7 +66,7 @@ def headline(fs: filesystems.FileSystem, root: str, name: str) -> str:
     series = series_of(run)
     if not sets_of(run, series) and (figure := distances.headline(run)):
         return figure
-    return answers.answers(run, series, cast(run, series))[0][1]
+    return answers.answers(run, series, cast(run, series))[0][2]
 
 
 def sections(run: Run) -> list[Section]:
@@ -124,6 +124,7 @@ def _of_sweep(run: Run, found: search.Search) -> list[Section]:
     chosen = [
         Section("summary", "Summary", start),
         *search.sections(found),
+        diagram.pipeline(run),
         search.restricted(found, scores.accuracy(best, series, None)) if sets else None,
         scores.agreement(best, series),
         scores.classes(series, parts),

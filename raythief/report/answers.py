@@ -16,21 +16,24 @@ from raythief.report.findings import short_words
 from raythief.report.measures import CHANCE, Series, sets_of
 from raythief.report.records import Run, Training
 
-Answer = tuple[str, str]
-"""A question, and what this run has to say."""
+Answer = tuple[str, str, str]
+"""A question, what this run has to say in a few words, and in full."""
+
+_HOW_MUCH = "How much of the model can be carried off?"
 
 
 def answers(run: Run, series: Sequence[Series], parts: Cast | None) -> list[Answer]:
     """The three questions; fewer where nothing was measured that could answer them."""
     if parts is None:
-        held_back = _held_back(run, series)
-        said = held_back or "No row of this run has been evaluated yet, so that is not known."
-        found = [("How much of the model can be carried off?", said)]
-        return [*found, *_price(run, None, series)] if held_back else found
+        said = _held_back(run, series)
+        if not said:
+            unknown = "No row of this run has been evaluated yet, so that is not known."
+            return [(_HOW_MUCH, "Not known yet", unknown)]
+        return [(_HOW_MUCH, "Known on gibberish alone", said), *_price(run, None, series)]
     return [
-        ("How much of the model can be carried off?", _amount(run, parts)),
+        (_HOW_MUCH, _amount_short(parts), _amount(run, parts)),
         *_price(run, parts, series),
-        *([("What stops it?", _obstacles(series, parts))] if parts.thief else []),
+        *_obstacles(parts),
     ]
 
 
@@ -77,6 +80,19 @@ def _held_back(run: Run, series: Sequence[Series]) -> str:
         f"On held-out gibberish ({sets[0]}) the victim's answer is given by {listed(clauses)} of "
         "the queries; how well any row does the task was not measured on real data."
     )
+
+
+def _amount_short(parts: Cast) -> str:
+    if parts.thief is None:
+        return "Not known"
+    clauses = []
+    if english := parts.thief.accuracy(parts.chosen, "en"):
+        clauses.append(f"{percent(english.mean)} % in English")
+    if others := parts.thief.elsewhere(parts.chosen):
+        number = sum(code != "en" for code in parts.thief.languages(parts.chosen))
+        place = counted(number, "other language")
+        clauses.append(f"{percent(others.mean)} % in {place}")
+    return ", ".join(clauses) or "Not known"
 
 
 def _amount(run: Run, parts: Cast) -> str:
@@ -146,9 +162,10 @@ def _price(run: Run, parts: Cast | None, series: Sequence[Series]) -> list[Answe
            if artifact}  # fmt: skip
     bought = [one for one in purchases(run) if one.artifact.path in own]
     spec = thief.spec
-    clauses = []
+    clauses, short = [], "Nothing was bought"
     if bought:
         spent, price = sum(one.spent for one in bought), spec.costs.query_usd
+        short = f"${spent * price:,.2f}" if price else counted(spent, "answer")
         usd = f"${spent * price:,.2f} at ${price:,.6g} each" if price else (
             "to which the spec gives no price, costs.query_usd"
         )  # fmt: skip
@@ -165,7 +182,7 @@ def _price(run: Run, parts: Cast | None, series: Sequence[Series]) -> list[Answe
     if not clauses:
         return []
     fewest = _fewest(series, parts)
-    return [("For how much?", f"One extraction took {listed(clauses)}.{fewest}")]
+    return [("For how much?", short, f"One extraction took {listed(clauses)}.{fewest}")]
 
 
 def _fewest(series: Sequence[Series], parts: Cast | None) -> str:
@@ -185,43 +202,42 @@ def _fewest(series: Sequence[Series], parts: Cast | None) -> str:
 # --- what stops it ------------------------------------------------------------------------------
 
 
-def _obstacles(series: Sequence[Series], parts: Cast) -> str:
+def _obstacles(parts: Cast) -> list[Answer]:
+    """What this run shows to stop it, and what not to."""
     thief = parts.thief
-    assert thief is not None
-    english = thief.accuracy(parts.chosen, "en")
-    sentences = []
-    if english and not english.always_above:
-        sentences.append("In this run it did not succeed to begin with, in English at least.")
+    english = thief.accuracy(parts.chosen, "en") if thief else None
+    if thief is None or english is None:
+        return []
+    works = english.always_above
+    short = "Nothing that was tried" if works else "It did not succeed"
+    sentences = [] if works else ["Even with the spec's own words it is no better than a guess."]
     for one in parts.foreign:
-        measure = one.accuracy(parts.chosen, "en") or one.elsewhere(parts.chosen)
-        if measure:
+        if measure := one.accuracy(parts.chosen, "en"):
             stops = not measure.above_chance
+            short = "Only words of another domain" if stops and works else short
             sentences.append(
                 (
-                    "It fails where the words are of another domain than the victim's"
+                    "It fails where words are of another domain than the victim's"
                     if stops
                     else "Words of another domain than the victim's do not"
                 )
                 + f": with queries from such (“{one.name}”) the copy is right on "
                 f"{short_words(measure)}, {'no ' if stops else ''}more than a guess."
             )
-    if english and english.always_above and thief.spec:
-        if not thief.spec.victim.scores:
-            sentences.append(
-                "To withhold probabilities does not: the victim gave its labels and nothing else."
-            )
-        if thief.spec.vocabulary.sampling == "uniform":
-            sentences.append(
-                "Nor does it help that queries are no sentences: words were drawn at random."
-            )
-    helped = [(one, m) for one in parts.helped if (m := one.accuracy(parts.chosen, "en"))]
-    if helped:
-        best, measure = max(helped, key=lambda pair: pair[1].mean)
+    if works and thief.spec and not thief.spec.victim.scores:
         sentences.append(
-            "Of a thief who has some real data, too, it takes off more still: "
-            f"{short_words(measure)} in English (“{best.name}”)."
-            if parts.thief and english and measure.mean > english.mean
-            else "Some real data, too, did not make it worse."
+            "Withholding probabilities does not stop it: the victim gave labels and nothing else."
         )
-    sentences.append("No defence was put up in this run, so it says nothing of any.")
-    return " ".join(sentences)
+    if works and thief.spec and thief.spec.vocabulary.sampling == "uniform":
+        sentences.append("Nor do queries have to be sentences: their words were drawn at random.")
+    helped = [(m.mean, m, one.name) for one in parts.helped
+              if (m := one.accuracy(parts.chosen, "en"))]  # fmt: skip
+    if helped:
+        mean, measure, name = max(helped, key=lambda found: found[0])
+        further = "gets further" if mean > english.mean else "gets no further"
+        sentences.append(
+            f"A thief with some real data as well {further}: {short_words(measure)} in English "
+            f"(“{name}”)."
+        )
+    sentences.append("No defence was tried in this run, so it says nothing about any.")
+    return [("What stops it?", short, " ".join(sentences))]

@@ -69,9 +69,9 @@ class Text:
 
 @dataclass(frozen=True)
 class Answers:
-    """Questions, each with its answer."""
+    """Questions, each with its answer in a few words and in full."""
 
-    items: Sequence[tuple[str, str]]
+    items: Sequence[tuple[str, str, str]]
     kind: Literal["answers"] = "answers"
 
 

@@ -266,4 +266,4 @@ def _spec(run: Run, row: Row) -> Spec:
 
 
 def _short(value: float) -> str:
-    return f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
+    return "0" if not value else f"{value:,.3f}" if value < 1 else number(value)

@@ -56,7 +56,7 @@ _TRAINED = ("extractor", "finetuned", "aligned")
 _MEASURING = 2
 """The lane of the inference phase."""
 
-_WIDE, _HIGH = 0.8, 0.56
+_WIDE, _HIGH = 0.8, 0.5
 """Size of a box, where columns and lanes are 1 apart."""
 _COLUMN, _LANE = 1.5, 0.95
 """Inches that they are apart."""
@@ -124,18 +124,20 @@ def graph(run: Run) -> tuple[dict[str, Box], list[Edge]]:
     read the vocabulary, but that they do through the queries.
     """
     kinds = {artifact.path: _kind(role) for (role, _), artifact in run.artifacts.items()}
+    given = {
+        artifact.path: {
+            path
+            for one in artifact.manifest.inputs.values()
+            if (path := f"{one.stage}/{one.fingerprint}") in kinds
+        }
+        for artifact in run.artifacts.values()
+    }
     inputs: dict[str, set[str]] = {kind: set() for kind in kinds.values()}
-    for artifact in run.artifacts.values():
-        own = kinds[artifact.path]
-        read = (f"{given.stage}/{given.fingerprint}" for given in artifact.manifest.inputs.values())
-        inputs[own] |= {kinds[path] for path in read if path in kinds} - {own}
+    for path, read in given.items():
+        own = (one for one in read if not any(given[other] == {one} for other in read - {one}))
+        inputs[kinds[path]] |= {kinds[one] for one in own}
     _add_what_is_given(inputs)
-    edges = [
-        (source, target)
-        for target, sources in inputs.items()
-        for source in sources
-        if not any(inputs[other] == {source} for other in sources - {source})
-    ]
+    edges = [(source, target) for target, sources in inputs.items() for source in sources]
     amounts = {kind: sum(one == kind for one in kinds.values()) for kind in inputs}
     details = _details(run)
     known = [kind for kind in PLACES if kind in inputs]
@@ -282,6 +284,6 @@ def _course(start: Point, end: Point, rad: float) -> Iterator[Point]:
 
 def _within(point: Point, place: Point) -> bool:
     """Whether a point lies in a box, or close by."""
-    return abs(point[0] - place[0]) < _WIDE / 2 + 0.04 and (
-        abs(point[1] - place[1]) < _HIGH / 2 + 0.04
+    return abs(point[0] - place[0]) < _WIDE / 2 + 0.02 and (
+        abs(point[1] - place[1]) < _HIGH / 2 + 0.02
     )

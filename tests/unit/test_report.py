@@ -33,6 +33,18 @@ COMMON = ("television", "family", "government", "military", "system", "season", 
 FOREIGN = ("influenza", "infection", "respiratory", "patients", "viral", "system", "cell", "river")
 
 
+READS = {
+    "vocabulary": ("corpus",),
+    "queries": ("vocabulary",),
+    "labels": ("queries", "vocabulary", "victim"),
+    "extractor": ("queries", "labels"),
+    "finetuned": ("extractor",),
+    "victim_evaluation": ("victim",),
+    "evaluation": ("extractor", "finetuned", "victim_evaluation"),
+}
+"""What stages read of others, by their roles in a row."""
+
+
 class Storage:
     """A storage folder that holds one made-up run."""
 
@@ -40,14 +52,24 @@ class Storage:
         self.root, self.spec = root, {"name": "made-up", **spec}
         self.rows: list[dict[str, Any]] = []
 
-    def manifest(self, path: str, results: dict[str, Any], seconds: float = 10.0) -> Path:
-        """Write an artifact's manifest and return its file."""
+    def manifest(
+        self,
+        path: str,
+        results: dict[str, Any],
+        seconds: float = 10.0,
+        inputs: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Write an artifact's manifest, made from others by their paths, and return its file."""
         file = self.root / path / "manifest.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "stage": path.partition("/")[0],
             "fingerprint": path.partition("/")[2],
             "config": {},
+            "inputs": {
+                role: dict(zip(("stage", "fingerprint"), given.split("/"), strict=True))
+                for role, given in (inputs or {}).items()
+            },
             "created": "2026-11-23T14:00:00+00:00",
             "seconds": seconds,
             "versions": {"raythief": "0.1.0", "python": "3.11.7", "ray": "2.60.0"},
@@ -111,9 +133,17 @@ class Storage:
             made["finetuned"] = (f"finetuned/{own}", training(0.6, 0.1, seed), 9.0)
         for stage, (path, results, seconds) in made.items():
             reused = (self.root / path / "manifest.json").exists()
-            self.manifest(path, results, seconds)
+            inputs = {role: made[role][0] for role in READS.get(stage, ()) if role in made}
+            self.manifest(path, results, seconds, inputs)
             row["stages"][stage] = {"path": path, "reused": reused}
         return row
+
+    def change(self, row: Mapping[str, Any], stage: str, **results: Any) -> None:
+        """Change results in the manifest of a row's stage."""
+        file = self.root / row["stages"][stage]["path"] / "manifest.json"
+        content = json.loads(file.read_text())
+        content["results"] |= results
+        file.write_text(json.dumps(content))
 
     def report(self, **record: Any) -> Path:
         """Write the record, then the report; return the report's folder."""

@@ -1,0 +1,314 @@
+"""What an owner of an API reads first, what it cost, and the picture of how it was done."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import fs as filesystems
+from test_report import (
+    HOSTILE,
+    Storage,
+    drawn,  # noqa: F401
+    flat,
+    miniature,
+    sheet,
+    small,
+    text_of,
+    undrawn,  # noqa: F401
+)
+
+from raythief.config import LABELS, LANGUAGES
+from raythief.report import diagram, headline
+from raythief.report.diagram import Box, bend
+from raythief.report.languages import FAMILIES, OWN_NAMES, SCRIPTS
+from raythief.report.records import collect
+
+
+def summary(storage: Storage) -> str:
+    """The page's first section, up to the facts."""
+    text = text_of(storage.report())
+    return text[text.index("How much of the model") : text.index("Experimentmade-up")]
+
+
+def priced(root: Path, **levels: tuple[float, float]) -> Storage:
+    storage = small(root, **levels)
+    storage.spec["costs"] = {"query_usd": 0.002, "gpu_hour_usd": 3.0}
+    for row in storage.rows:
+        storage.change(row, "labels", spent=20010, rejected=10)
+    return storage
+
+
+# --- the three questions ------------------------------------------------------------------------
+
+
+def test_the_page_begins_with_what_can_be_carried_off_for_how_much_and_what_stops_it(
+    tmp_path: Path,
+) -> None:
+    said = summary(priced(tmp_path, gibberish=(0.84, 0.67), foreign=(0.33, 0.33)))
+    how_much, rest = said.split("For how much?")
+    price, obstacles = rest.split("What stops it?")
+    assert "84.0 % in English, 67.0 % in 2 other languages" in how_much
+    assert "The victim is right on 97.0" in how_much
+    # (84.0 - 33.3) / (97.0 - 33.3)
+    assert "80 % of the victim's lead over a guess" in how_much
+    assert "gives the victim's answer on 80.0 % of the items" in how_much
+    assert (
+        "$40.02 One extraction took 20,010 answers of the victim ($40.02 at $0.002 each)" in price
+    )
+    assert "40 s of CPU workers (no GPU) to fine-tune the copy" in price
+    assert "Only words of another domain" in obstacles
+    assert "“foreign words”) the copy is right on 33.0 ± 3.8 %, no more than a guess" in obstacles
+    assert "Withholding probabilities does not stop it" in obstacles
+    assert "No defence was tried in this run" in obstacles
+
+
+@pytest.mark.parametrize(
+    ("levels", "short", "said"),
+    [
+        (
+            {"gibberish": (0.8, 0.6), "foreign": (0.6, 0.5)},
+            "Nothing that was tried",
+            "Words of another domain than the victim's do not",
+        ),
+        ({"gibberish": (0.33, 0.33)}, "It did not succeed", "no better than a guess"),
+        (
+            {"gibberish": (0.8, 0.6), "after": (0.9, 0.7)},
+            "Nothing that was tried",
+            "real data as well gets further: 90.0 ± 2.4 % in English (“1 % after”)",
+        ),
+    ],
+)
+def test_what_stops_it_is_only_what_was_seen_to(
+    tmp_path: Path, levels: dict[str, tuple[float, float]], short: str, said: str
+) -> None:
+    obstacles = summary(priced(tmp_path, **levels)).split("What stops it?")[1]
+    assert obstacles.strip().startswith(short)
+    assert said in obstacles
+    assert ("Withholding probabilities" in obstacles) == (short != "It did not succeed")
+
+
+def test_probabilities_that_were_given_are_not_said_to_be_withheld(tmp_path: Path) -> None:
+    storage = priced(tmp_path, gibberish=(0.8, 0.6))
+    storage.spec["victim"]["scores"] = True
+    assert "Withholding probabilities" not in summary(storage)
+
+
+def test_without_a_price_the_number_of_answers_is_the_price(tmp_path: Path) -> None:
+    storage = small(tmp_path, gibberish=(0.8, 0.6))
+    storage.change(storage.rows[0], "labels", spent=20000)
+    price = summary(storage).split("For how much?")[1]
+    assert price.strip().startswith("20,000 answers One extraction took 20,000 answers")
+    assert "$" not in price.split("What stops it?")[0]
+
+
+def test_the_fewest_queries_that_were_tried_are_told_with_their_price(tmp_path: Path) -> None:
+    variants: dict[str, dict[str, Any]] = {"all": {}, "few": {"extractor.queries": 1000}}
+    storage = Storage(
+        tmp_path, miniature(variants, costs={"query_usd": 0.002}, queries={"count": 20000})
+    )
+    storage.done("all", 0, flat(0.8, 0.7), flat(0.9, 0.33))
+    storage.done("few", 0, flat(0.6, 0.5), flat(0.9, 0.33))
+    assert "The fewest tried, 1,000 ($2.00), bring 60.0 ± 3.9 % in English." in summary(storage)
+
+
+def test_collapsed_trainings_are_counted_at_the_top(tmp_path: Path) -> None:
+    storage = priced(tmp_path, gibberish=(0.8, 0.6))
+    assert "collapsed" not in summary(storage)
+    storage.change(storage.rows[0], "extractor", collapse=["one label is given to all"])
+    assert "1 training collapsed" in summary(storage)
+
+
+def test_the_terminal_is_told_the_first_answer(tmp_path: Path) -> None:
+    storage = priced(tmp_path, gibberish=(0.84, 0.67))
+    storage.record()
+    said = headline(filesystems.LocalFileSystem(), str(tmp_path), "made-up")
+    assert said.startswith("A model extracted with gibberish alone (“gibberish”) is right on 84.0")
+
+
+# --- costs --------------------------------------------------------------------------------------
+
+
+def test_hours_count_each_artifact_once_times_its_workers_and_gpus(tmp_path: Path) -> None:
+    storage = priced(tmp_path, gibberish=(0.8, 0.6), after=(0.9, 0.7))
+    storage.spec["resources"] = {"training": {"gpus": 2.0}, "inference": {"gpus": 0.5}}
+    for row in storage.rows:
+        storage.change(row, "extractor", device="NVIDIA H100", speed={"workers": 8})
+        storage.change(row, "labels", device="NVIDIA H100", workers=4)
+    folder = storage.report()
+    hours = {line["artifact"]: line for line in sheet(folder, "hours.csv")}
+    own, shared = (storage.rows[0]["stages"][name]["path"] for name in ("extractor", "labels"))
+    assert float(hours[own]["gpu_hours"]) == pytest.approx(40.25 * 8 * 2 / 3600)
+    assert float(hours[shared]["gpu_hours"]) == pytest.approx(5.0 * 4 * 0.5 / 3600)
+    assert float(hours[shared]["cpu_hours"]) == 0
+    gpu = sum(float(line["gpu_hours"]) for line in hours.values())
+    assert gpu == pytest.approx((2 * 40.25 * 16 + 5.0 * 2) / 3600)
+    text = text_of(folder)
+    assert f"20,010 queries ($40.02) and {gpu:.3f} GPU hours, ${3 * gpu:.2f} at $3.00" in text
+
+
+def test_what_lay_on_storage_already_is_said_to_have_cost_nothing(tmp_path: Path) -> None:
+    storage = priced(tmp_path, gibberish=(0.8, 0.6))
+    for stage in storage.rows[0]["stages"].values():
+        stage["reused"] = True
+    text = text_of(storage.report())
+    assert "Of 8 artifacts, 8 lay on storage already and cost this run nothing" in text
+
+
+def test_a_purchase_that_rows_share_is_paid_once(tmp_path: Path) -> None:
+    storage = priced(tmp_path, gibberish=(0.8, 0.6), during=(0.9, 0.7), foreign=(0.33, 0.33))
+    bought = sheet(storage.report(), "queries.csv")
+    assert [(line["stage"], line["spent"], line["usd"]) for line in bought] == [
+        ("labels", "20010", "40.02")
+    ] * 2
+
+
+# --- what the victim said, and the words --------------------------------------------------------
+
+
+def test_labels_of_both_vocabularies_stand_side_by_side_with_what_they_tell(
+    tmp_path: Path,
+) -> None:
+    storage = priced(tmp_path, gibberish=(0.8, 0.6), foreign=(0.33, 0.33))
+    counts = dict(zip(LABELS, (5000, 10000, 5000), strict=True))
+    storage.change(storage.rows[0], "labels", label_counts=counts)
+    storage.change(
+        storage.rows[1], "labels", label_counts=dict(zip(LABELS, (0, 9, 0), strict=True))
+    )
+    folder = storage.report()
+    text = text_of(folder)
+    assert "Of the queries of “gibberish” 50.0 % get one and the same answer" in text
+    assert "a label tells 1.50 bits at most; of “foreign words” 100.0 %" in text
+    assert "0.00 bits" in text
+    bits = {line["queries_of"]: float(line["bits"]) for line in sheet(folder, "labels.csv")}
+    assert bits == {"gibberish": pytest.approx(1.5), "foreign words": 0.0}
+
+
+def test_one_vocabulary_alone_explains_no_drop(tmp_path: Path) -> None:
+    assert "Of the queries of" not in text_of(small(tmp_path, gibberish=(0.8, 0.6)).report())
+
+
+def test_only_the_first_words_that_another_vocabulary_lacks_are_shown(tmp_path: Path) -> None:
+    storage = small(tmp_path, gibberish=(0.8, 0.6), foreign=(0.33, 0.33))
+    own = [f"word{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(200)]
+    storage.change(storage.rows[0], "vocabulary", most_common=["the", "2013", *own])
+    storage.change(storage.rows[1], "vocabulary", most_common=["the", own[0], "virus", "वायरस"])
+    folder = storage.report()
+    text = text_of(folder)
+    assert f" gibberish foreign words {', '.join(own[1:31])} foreign words gibberish" in text
+    assert "foreign words gibberish virus, वायरस" in text
+    assert "among its 202 commonest" in text
+    assert len(sheet(folder, "words.csv")) == 202 + 4
+
+
+# --- languages ----------------------------------------------------------------------------------
+
+
+def test_each_language_is_of_one_script_and_one_family() -> None:
+    for groups in (SCRIPTS, FAMILIES):
+        members = [code for group in groups.values() for code in group]
+        assert sorted(members) == sorted(LANGUAGES)
+    assert set(OWN_NAMES) == set(LANGUAGES)
+
+
+def test_means_by_script_and_family_are_those_of_their_languages(tmp_path: Path) -> None:
+    scores = {code: 0.5 + 0.02 * i for i, code in enumerate(LANGUAGES)}
+    storage = Storage(tmp_path, miniature({"gibberish": {}}))
+    storage.done("gibberish", 0, {"xnli": scores}, flat(0.9, 0.33, LANGUAGES), count=300)
+    folder = storage.report()
+    means = {
+        (line["by"], line["group"]): float(line["mean"])
+        for line in sheet(folder, "groups-xnli.csv")
+        if line["row"] == "gibberish"
+    }
+    assert means["script", "Cyrillic"] == pytest.approx((scores["bg"] + scores["ru"]) / 2)
+    assert means["family", "Indo-Aryan"] == pytest.approx((scores["hi"] + scores["ur"]) / 2)
+    text = text_of(folder)
+    for own in OWN_NAMES.values():
+        assert own in text
+
+
+def test_differences_to_the_paper_are_kept_with_their_intervals(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, {"paper": "table2", "variants": {"XLMR-Large, 0 %": {}}})
+    scores = dict.fromkeys(LANGUAGES, 0.75)
+    storage.done("XLMR-Large, 0 %", 0, {"xnli": scores}, {"xnli": scores}, count=5010)
+    lines = {line["language"]: line for line in sheet(storage.report(), "paper.csv")}
+    assert set(lines) == {*LANGUAGES, "others"}
+    english = {name: float(lines["en"][name]) for name in ("ours", "paper", "difference", "low")}
+    assert english["paper"] == pytest.approx(0.77)
+    assert english["difference"] == pytest.approx(english["ours"] - 0.77)
+    alone = 1.96 * math.sqrt(0.75 * 0.25 / 5010)
+    assert english["low"] < english["difference"] - alone
+
+
+# --- the picture --------------------------------------------------------------------------------
+
+
+def test_arrows_are_the_inputs_that_manifests_name(tmp_path: Path) -> None:
+    storage = small(tmp_path, gibberish=(0.8, 0.6), after=(0.9, 0.7))
+    storage.record()
+    boxes, edges = diagram.graph(collect(filesystems.LocalFileSystem(), str(tmp_path), "made-up"))
+    assert set(edges) == {
+        ("corpus", "vocabulary"),
+        ("vocabulary", "queries"),
+        ("queries", "labels"),  # and not the vocabulary, which is all that queries are made of
+        ("victim", "labels"),
+        ("victim", "victim_evaluation"),
+        ("queries", "extractor"),
+        ("labels", "extractor"),
+        ("encoders", "extractor"),  # given: no manifest of it
+        ("extractor", "finetuned"),
+        ("extractor", "evaluation"),
+        ("finetuned", "evaluation"),
+        ("victim_evaluation", "evaluation"),
+    }
+    amounts = {kind: box.artifacts for kind, box in boxes.items()}
+    assert amounts["labels"] == 1 and amounts["extractor"] == 2 and amounts["encoders"] == 0
+
+
+def test_the_pipeline_is_drawn_with_what_is_in_it(tmp_path: Path, drawn: None) -> None:  # noqa: F811
+    storage = small(tmp_path, gibberish=(0.8, 0.6))
+    file = tmp_path / storage.rows[0]["stages"]["labels"]["path"] / "manifest.json"
+    content = json.loads(file.read_text())
+    content["inputs"]["scales"] = {"stage": "scales", "fingerprint": "s"}
+    file.write_text(json.dumps(content))
+    storage.manifest("scales/s", {})
+    storage.rows[0]["stages"][f"scales {HOSTILE}"] = {"path": "scales/s", "reused": False}
+    folder = storage.report()
+    drawing = (folder / "pipeline.svg").read_text()
+    for word in ("extraction phase", "inference phase", "6,000 sentences", "20,000 bought"):
+        assert word in drawing
+    assert "scales &lt;script" in drawing and "<script" not in drawing  # nothing is left out
+    reads = {line["stage"]: line["reads"].split(" ") for line in sheet(folder, "pipeline.csv")}
+    assert {"queries", "victim"} < {*reads["labels"]}
+
+
+def test_a_victim_behind_an_api_is_in_the_picture_too(tmp_path: Path) -> None:
+    storage = small(tmp_path, gibberish=(0.8, 0.6))
+    for stage in ("victim", "victim_evaluation"):
+        del storage.rows[0]["stages"][stage]
+    storage.record()
+    boxes, edges = diagram.graph(collect(filesystems.LocalFileSystem(), str(tmp_path), "made-up"))
+    assert boxes["victim"].artifacts == 0
+    assert ("victim", "labels") in edges
+
+
+def test_arrows_go_round_boxes() -> None:
+    boxes = {name: Box(name, place=(i, 0)) for i, name in enumerate("abc")}
+    assert bend("a", "b", boxes) == 0
+    assert bend("a", "c", boxes) != 0
+    del boxes["b"]
+    assert bend("a", "c", boxes) == 0
+
+
+def test_a_run_that_only_measures_distances_has_no_pipeline_of_extraction(tmp_path: Path) -> None:
+    storage = small(tmp_path, gibberish=(0.8, 0.6))
+    storage.rows[0]["stages"] = {
+        name: entry
+        for name, entry in storage.rows[0]["stages"].items()
+        if name in ("corpus", "vocabulary", "queries")
+    }
+    assert "How it was done" not in text_of(storage.report())
