@@ -12,7 +12,7 @@ from raythief.report.blocks import counted, listed, percent
 from raythief.report.cast import Cast
 from raythief.report.costs import amount_of_hours, hours, purchases
 from raythief.report.fidelity import steps
-from raythief.report.findings import short_words
+from raythief.report.findings import noise_of, short_words
 from raythief.report.measures import CHANCE, Series, sets_of
 from raythief.report.records import Run, Training
 
@@ -230,14 +230,14 @@ def _obstacles(parts: Cast) -> list[Answer]:
         )
     if works and thief.spec and thief.spec.vocabulary.sampling == "uniform":
         sentences.append("Nor do queries have to be sentences: their words were drawn at random.")
-    helped = [(m.mean, m, one.name) for one in parts.helped
-              if (m := one.accuracy(parts.chosen, "en"))]  # fmt: skip
+    helped = [(one, m) for one in parts.helped if (m := one.accuracy(parts.chosen, "en"))]
     if helped:
-        mean, measure, name = max(helped, key=lambda found: found[0])
-        further = "gets further" if mean > english.mean else "gets no further"
+        best, measure = max(helped, key=lambda pair: pair[1].mean)
+        noise = noise_of(measure, english, best.apart(thief, parts.chosen, ["en"]))
+        further = "gets further" if measure.mean > english.mean + noise else "gets hardly further"
         sentences.append(
             f"A thief with some real data as well {further}: {short_words(measure)} in English "
-            f"(“{name}”)."
+            f"(“{best.name}”)."
         )
     sentences.append("No defence was tried in this run, so it says nothing about any.")
     return [("What stops it?", short, " ".join(sentences))]

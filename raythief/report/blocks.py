@@ -115,6 +115,7 @@ class Section:
 
 
 DASH = "–"
+NBSP = "\N{NO-BREAK SPACE}"
 
 
 def percent(share: float) -> str:

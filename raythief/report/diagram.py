@@ -6,7 +6,7 @@ nothing is in the picture that was not built. Only where a box stands is known b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import matplotlib
@@ -118,28 +118,39 @@ def pipeline(run: Run) -> Section | None:
 
 
 def graph(run: Run) -> tuple[dict[str, Box], list[Edge]]:
-    """Boxes by kind, and what reads what, over all rows.
-
-    An input that a stage reads beside another one which is made of it alone is left out: labels
-    read the vocabulary, but that they do through the queries.
-    """
-    kinds = {artifact.path: _kind(role) for (role, _), artifact in run.artifacts.items()}
+    """Boxes by kind, and what reads what, by the manifests of all rows."""
+    roles = {artifact.path: role for (role, _), artifact in run.artifacts.items()}
     given = {
         artifact.path: {
-            path
-            for one in artifact.manifest.inputs.values()
-            if (path := f"{one.stage}/{one.fingerprint}") in kinds
+            f"{one.stage}/{one.fingerprint}" for one in artifact.manifest.inputs.values()
         }
         for artifact in run.artifacts.values()
     }
+    return arrange(roles, given, _details(run))
+
+
+def arrange(
+    roles: Mapping[str, str], given: Mapping[str, Set[str]], details: Mapping[str, str]
+) -> tuple[dict[str, Box], list[Edge]]:
+    """Boxes by kind, and what reads what.
+
+    An input that a stage reads beside another one which is made of it alone is left out: labels
+    read the vocabulary, but that they do through the queries.
+
+    Args:
+        roles: Roles of artifacts or stages, by whatever identifies them.
+        given: What each is made from; inputs without a role are passed over.
+        details: A line on what is in a box, by kind.
+    """
+    kinds = {one: role.partition(":")[0] for one, role in roles.items()}
     inputs: dict[str, set[str]] = {kind: set() for kind in kinds.values()}
-    for path, read in given.items():
+    for key, every in given.items():
+        read = every & kinds.keys()
         own = (one for one in read if not any(given[other] == {one} for other in read - {one}))
-        inputs[kinds[path]] |= {kinds[one] for one in own}
+        inputs[kinds[key]] |= {kinds[one] for one in own}
     _add_what_is_given(inputs)
     edges = [(source, target) for target, sources in inputs.items() for source in sources]
     amounts = {kind: sum(one == kind for one in kinds.values()) for kind in inputs}
-    details = _details(run)
     known = [kind for kind in PLACES if kind in inputs]
     others = sorted(kind for kind in inputs if kind not in PLACES)
     places = PLACES | {kind: (i, _MEASURING + 1) for i, kind in enumerate(others)}
@@ -148,6 +159,17 @@ def graph(run: Run) -> tuple[dict[str, Box], list[Edge]]:
         for kind in (*known, *others)
     }
     return boxes, sorted(edges, key=lambda edge: (places[edge[1]], places[edge[0]]))
+
+
+def planned(spec: Spec) -> dict[str, str]:
+    """What a spec tells of a box."""
+    api = "behind an API" if spec.victim.api else spec.victim.model
+    return {
+        "victim": api.rpartition("/")[2],
+        "encoders": spec.extractor.model.rpartition("/")[2],
+        "queries": counted(spec.queries.count, "pair"),
+        "examples": listed(list(spec.evaluation.sets)),
+    }
 
 
 def draw(boxes: Mapping[str, Box], edges: Sequence[Edge]) -> str:
@@ -190,11 +212,6 @@ def bend(source: str, target: str, boxes: Mapping[str, Box]) -> float:
 # --- helpers ------------------------------------------------------------------------------------
 
 
-def _kind(role: str) -> str:
-    """Test sets are one kind, and so are vectors, whatever they are of."""
-    return role.partition(":")[0]
-
-
 def _add_what_is_given(inputs: dict[str, set[str]]) -> None:
     """A victim behind an API, or as it was published, is no stage, but the point of it all; so is
     the pre-trained model that the extractor starts from."""
@@ -211,7 +228,7 @@ def _details(run: Run) -> dict[str, str]:
     """A line on what is in a box, of the first artifact of each kind."""
     found: dict[str, str] = {}
     for (role, _), artifact in run.artifacts.items():
-        result, kind = artifact.results, _kind(role)
+        result, kind = artifact.results, role.partition(":")[0]
         text = ""
         if isinstance(result, Corpus) and result.sentences is not None:
             text = counted(result.sentences, "sentence")
@@ -225,19 +242,8 @@ def _details(run: Run) -> dict[str, str]:
         if text:
             found.setdefault(kind, text)
     if spec := run.spec or next(iter(run.variants.values()), None):
-        found |= _planned(spec)
+        found |= planned(spec)
     return found
-
-
-def _planned(spec: Spec) -> dict[str, str]:
-    """What a spec tells of a box."""
-    api = "behind an API" if spec.victim.api else spec.victim.model
-    return {
-        "victim": api.rpartition("/")[2],
-        "encoders": spec.extractor.model.rpartition("/")[2],
-        "queries": counted(spec.queries.count, "pair"),
-        "examples": listed(list(spec.evaluation.sets)),
-    }
 
 
 def _phase(axes: Axes, title: str, low: Point, high: Point) -> None:

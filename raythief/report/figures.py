@@ -27,17 +27,12 @@ from raythief.report.measures import CHANCE
 INK = "#767676"
 VICTIM_STYLE = ("#8c8c8c", "", "X")
 # Okabe and Ito's colours, which the colour-blind can tell apart, without black and yellow.
-STYLES = (
-    ("#0072b2", "///", "o"),
-    ("#e69f00", "---", "s"),
-    ("#009e73", "\\\\\\", "^"),
-    ("#cc79a7", "xxx", "D"),
-    ("#56b4e9", "|||", "v"),
-    ("#d55e00", "", "P"),
-    ("#a0a032", "//", "<"),
-    ("#7a5fa8", "+++", ">"),
-    ("#5c8f6b", "\\\\", "h"),
-)
+COLOURS = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#a0a032", "#7a5fa8",
+    "#5c8f6b",
+)  # fmt: skip
+HATCHES = ("///", "---", "\\\\\\", "xxx", "|||", "", "//", "+++", "\\\\", "...")
+MARKERS = ("o", "s", "^", "D", "v", "P", "<", ">", "h", "d", "p", "8", "*")
 SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "raythief",
     "svg.fonttype": "none",
@@ -77,8 +72,12 @@ class Line:
 
 
 def style(index: int) -> tuple[str, str, str]:
-    """Colour, hatch and marker of the variant with this place in the spec."""
-    return STYLES[index % len(STYLES)]
+    """Colour, hatch and marker of the variant with this place in the spec.
+
+    There are more hatches and markers than colours, so that of one colour none are alike.
+    """
+    colour, hatch = COLOURS[index % len(COLOURS)], HATCHES[index % len(HATCHES)]
+    return colour, hatch, MARKERS[index % len(MARKERS)]
 
 
 def accuracy_bars(lines: Sequence[Line]) -> str:
@@ -183,7 +182,7 @@ def loss_curves(panels: Sequence[tuple[str, Sequence[Curve]]]) -> str:
             axes.axhline(math.log(3), color=INK, lw=0.8, ls=":")
             axes.set_title(short(title, 38))
             axes.grid(axis="y")
-            axes.set_ylim(bottom=0)
+        places[0].set_ylim(bottom=0)  # of all, once it is known how far up they go
         for axes in left:
             axes.set_ylabel("loss")
         figure.supxlabel("optimiser step", fontsize=9.5, color=INK)

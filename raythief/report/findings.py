@@ -7,15 +7,15 @@ numbers bear the claim out (``shows``), bear it out only within the noise of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from raythief.report.blocks import Verdict, counted, listed, percent, points
+from raythief.report.blocks import NBSP, Verdict, counted, listed, percent, points
 from raythief.report.cast import Cast
 from raythief.report.languages import name as language_name
 from raythief.report.measures import Measure, Series
 
 Finding = tuple[Verdict, str]
-NBSP = "\N{NO-BREAK SPACE}"
 
 
 def verdict(found: Sequence[Finding]) -> str:
@@ -63,6 +63,12 @@ def short_words(measure: Measure) -> str:
     """86.8 ± 1.2 %, the second number as in the table."""
     spread = measure.margin if measure.sd is None else measure.sd
     return f"{percent(measure.mean)}{NBSP}±{NBSP}{percent(spread)}{NBSP}%"
+
+
+def noise_of(ours: Measure, theirs: Measure, paired: Measure | None) -> float:
+    """Half the 95 % interval of a difference: paired by item or, where the items are not known, as
+    of two that are independent, which is the wider reading."""
+    return paired.margin if paired else math.hypot(ours.margin, theirs.margin)
 
 
 # --- the claims ---------------------------------------------------------------------------------
@@ -214,12 +220,10 @@ def _difference(shown: str, missing: str, pairs: Sequence[Pair]) -> Finding:
     """Compare pairs of measures: all must differ in the claimed direction, beyond the noise."""
     details, kinds = [], set()
     for label, ours, theirs, paired in pairs:
-        difference = ours.mean - theirs.mean
-        # Where the items are not known the two are taken as independent: the wider reading.
-        noise = paired.margin if paired else (ours.margin**2 + theirs.margin**2) ** 0.5
+        difference, noise = ours.mean - theirs.mean, noise_of(ours, theirs, paired)
         kinds.add("absent" if difference <= 0 else "unclear" if difference <= noise else "shows")
         numbers = f"{points(difference)} ± {percent(noise)} points ({percent(ours.mean)} against "
-        details.append(f"{label} {numbers}{percent(theirs.mean)} %)".strip())
+        details.append(f"{label} {numbers}{percent(theirs.mean)}{NBSP}%)".strip())
     text = listed(details)
     if "absent" in kinds:
         return "absent", f"{missing}: {text}."

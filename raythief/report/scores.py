@@ -8,6 +8,7 @@ from raythief.config import LABELS
 from raythief.report import figures
 from raythief.report.blocks import (
     DASH,
+    NBSP,
     Block,
     Cell,
     Picture,
@@ -275,7 +276,10 @@ def differences(series: Sequence[Series], parts: Cast) -> Section | None:
             apart = one.apart(thief, chosen, codes) if codes else None
             if apart:
                 low, high = apart.mean - apart.margin, apart.mean + apart.margin
-                cells += [Cell(points(apart.mean)), Cell(f"{points(low)} to {points(high)}")]
+                cells += [
+                    Cell(points(apart.mean)),
+                    Cell(NBSP.join((points(low), "to", points(high)))),
+                ]
                 values.append((one.name, place, apart.mean, low, high))
             elif codes:
                 cells += [Cell(DASH), Cell(DASH)]

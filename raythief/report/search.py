@@ -15,6 +15,7 @@ from typing import Any
 from raythief.report import sweepfigures
 from raythief.report.blocks import (
     DASH,
+    NBSP,
     Block,
     Cell,
     Picture,
@@ -28,7 +29,7 @@ from raythief.report.blocks import (
     percent,
     points,
 )
-from raythief.report.findings import NBSP, Finding
+from raythief.report.findings import Finding
 from raythief.report.languages import name as language_name
 from raythief.report.records import Row, Run, Sweep
 from raythief.report.trials import (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from test_report import (
 )
 
 from raythief.config import LABELS, LANGUAGES
-from raythief.report import diagram, headline
+from raythief.report import diagram, figures, headline
 from raythief.report.diagram import Box, bend
 from raythief.report.languages import FAMILIES, OWN_NAMES, SCRIPTS
 from raythief.report.records import collect
@@ -79,6 +81,11 @@ def test_the_page_begins_with_what_can_be_carried_off_for_how_much_and_what_stop
             {"gibberish": (0.8, 0.6), "after": (0.9, 0.7)},
             "Nothing that was tried",
             "real data as well gets further: 90.0 ± 2.4 % in English (“1 % after”)",
+        ),
+        (
+            {"gibberish": (0.8, 0.6), "after": (0.81, 0.7)},
+            "Nothing that was tried",
+            "real data as well gets hardly further: 81.0",
         ),
     ],
 )
@@ -312,3 +319,30 @@ def test_a_run_that_only_measures_distances_has_no_pipeline_of_extraction(tmp_pa
         if name in ("corpus", "vocabulary", "queries")
     }
     assert "How it was done" not in text_of(storage.report())
+
+
+def test_as_many_rows_as_a_table_has_are_told_apart() -> None:
+    looks = [figures.style(i) for i in range(90)]
+    assert len({(colour, hatch) for colour, hatch, _ in looks}) == 90
+    assert len({(colour, marker) for colour, _, marker in looks}) == 90
+
+
+def test_loss_curves_share_an_axis_that_holds_them_all(drawn: None) -> None:  # noqa: F811
+    low, high = [(0, 1.0), (10, 0.5)], [(0, 30.0), (10, 20.0)]
+    drawing = figures.loss_curves([("low", [("seed 0", low)]), ("high", [("seed 0", high)])])
+    assert ">30<" in drawing
+
+
+def test_the_picture_in_the_docs_has_the_stages_of_table_2(drawn: None) -> None:  # noqa: F811
+    docs = Path(__file__).parents[2] / "docs"
+    spec = importlib.util.spec_from_file_location("docs_pipeline", docs / "pipeline.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def titles(svg: str) -> list[str]:
+        return sorted(re.findall(r">([^<>]+?)(?: × \d+)?</text>", svg))
+
+    found = titles((docs / "pipeline.svg").read_text(encoding="utf-8"))
+    assert found == titles(module.draw())
+    assert {"corpus", "labels", "victim", "fine-tuned", "evaluation"} <= set(found)
