@@ -121,7 +121,10 @@ def in_all(run: Run) -> str:
         if found
         else ""
     )
-    return f"Everything that this report rests on took {' and '.join(parts)}{dollars}.{earlier}"
+    budget = run.spec.costs.budget if run.spec else None
+    limit = f" The budget is {counted(budget, 'query', 'queries')}." if budget else ""
+    said = f"Everything that this report rests on took {' and '.join(parts)}{dollars}."
+    return f"{said}{limit}{earlier}"
 
 
 def money(usd: float, known: bool) -> str:

@@ -50,6 +50,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["figure"] = _figure
+    environment.filters["spanned"] = _spanned
     environment.filters["md"] = _markdown
     environment.filters["cell"] = _markdown_cell
     environment.filters["fenced"] = _fenced
@@ -59,6 +60,17 @@ def _environment() -> Environment:
 def _figure(picture: Picture) -> Markup:
     """The drawing as part of the page; matplotlib has escaped the text in it."""
     return Markup(figures.inline(picture.svg, picture.name))  # noqa: S704
+
+
+def _spanned(rows: Sequence[Sequence[Cell]]) -> list[tuple[Sequence[Cell], int]]:
+    """Each row with the number of rows that its name stands for; 0 where it has none."""
+    found: list[tuple[Sequence[Cell], int]] = []
+    below = 1
+    for row in reversed(rows):
+        named = bool(row[0].text or row[0].note) or len(found) == len(rows) - 1
+        found.append((row, below if named else 0))
+        below = 1 if named else below + 1
+    return found[::-1]
 
 
 def _markdown(text: str) -> str:

@@ -346,3 +346,17 @@ def test_the_picture_in_the_docs_has_the_stages_of_table_2(drawn: None) -> None:
     found = titles((docs / "pipeline.svg").read_text(encoding="utf-8"))
     assert found == titles(module.draw())
     assert {"corpus", "labels", "victim", "fine-tuned", "evaluation"} <= set(found)
+
+
+def test_a_name_stands_once_beside_all_its_lines(tmp_path: Path) -> None:
+    folder = small(tmp_path, gibberish=(0.8, 0.6), during=(0.9, 0.7)).report()
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    confusions = page[page.index("<figcaption>Confusions") :]
+    confusions = confusions[: confusions.index("</table>")]
+    assert re.findall(r'rowspan="3">([^<]*)<', confusions) == [
+        "victim (monolingual)",
+        "gibberish",
+        "1 % during",
+    ]
+    lines = confusions.split("<tr")[2:]
+    assert [line.count("<th") + line.count("<td") for line in lines] == [8, 7, 7] * 3
