@@ -6,10 +6,10 @@ It is made from the run record and the manifests alone, so it can be written any
 the storage, at any time, of a run that has finished, failed or is still going. The same files
 give the same report, byte for byte.
 
-``records`` reads, ``measures`` reckons, ``cast``, ``answers`` and ``findings`` say what holds,
-``scores``, ``comparison``, ``fidelity``, ``distances``, ``gibberish``, ``costs`` and ``course``
-make the sections, ``figures`` and ``diagram`` draw, ``render`` makes the files. Of a sweep,
-``trials`` reckons, ``search`` makes the sections and ``sweepfigures`` draws.
+``records`` reads what ``results`` describes, ``measures`` reckons, ``cast``, ``answers`` and
+``findings`` say what holds, ``scores``, ``comparison``, ``fidelity``, ``distances``, ``gibberish``,
+``costs`` and ``course`` make the sections, ``figures`` and ``diagram`` draw, ``render`` makes the
+files. Of a sweep, ``trials`` reckons, ``search`` makes the sections and ``sweepfigures`` draws.
 """
 
 from __future__ import annotations

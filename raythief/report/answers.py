@@ -14,7 +14,8 @@ from raythief.report.costs import amount_of_hours, hours, purchases
 from raythief.report.fidelity import steps
 from raythief.report.findings import noise_of, short_words
 from raythief.report.measures import CHANCE, Series, sets_of
-from raythief.report.records import Run, Training
+from raythief.report.records import Run
+from raythief.report.results import Training
 
 Answer = tuple[str, str, str]
 """A question, what this run has to say in a few words, and in full."""

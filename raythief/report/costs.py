@@ -21,7 +21,8 @@ from raythief.report.blocks import (
     seconds,
 )
 from raythief.report.course import who
-from raythief.report.records import STAGES, Artifact, Row, Run, Training
+from raythief.report.records import STAGES, Artifact, Row, Run
+from raythief.report.results import Training
 
 PURCHASES = ("labels", "sanity", "victim_evaluation")
 """Stages that may have asked a victim which counts its answers."""

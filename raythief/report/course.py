@@ -22,7 +22,8 @@ from raythief.report.blocks import (
     number,
     percent,
 )
-from raythief.report.records import STAGES, Row, Run, Training
+from raythief.report.records import STAGES, Row, Run
+from raythief.report.results import Training
 
 STATES = ("done", "stopped", "failed", "running")
 TRAININGS = ("victim", "extractor", "finetuned")

@@ -14,7 +14,8 @@ from raythief.report.blocks import (
     percent,
 )
 from raythief.report.course import who
-from raythief.report.records import Distances, Run
+from raythief.report.records import Run
+from raythief.report.results import Distances
 
 MEANINGS = {
     "inner_product": "minus the largest inner product",

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from raythief.report import figures
 from raythief.report.blocks import DASH, Cell, Picture, Section, Sheet, Table, number, percent
 from raythief.report.measures import Measure, Series
-from raythief.report.records import Run, Score
+from raythief.report.records import Run
+from raythief.report.results import Score
 
 Figure = tuple[str, Callable[[Series], Measure | None]]
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from raythief.config import Spec
 from raythief.report.languages import in_table_order
-from raythief.report.records import Artifact, Evaluation, Run, Score
+from raythief.report.records import Artifact, Run
+from raythief.report.results import Evaluation, Score
 
 CHANCE = 1 / 3
 """Accuracy of a guess among three labels."""

@@ -6,7 +6,6 @@ its numbers are missing from the report; only the run record itself must be soun
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
@@ -14,20 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pyarrow import fs as filesystems
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationError
 
-from raythief.config import LABELS, Label, Spec, expand, merge, nest, validate
+from raythief.config import Spec, expand, merge, nest, validate
 from raythief.errors import UserError
+from raythief.report.results import RESULTS, Part, Results, Share, Usage
 
 STAGES = (
     "corpus",
@@ -50,207 +41,17 @@ STAGES = (
 )
 """Stages of a row in the order in which they are shown."""
 
-Share = Annotated[float, Field(ge=0, le=1)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class _Part(BaseModel):
-    """A part of a JSON file: what we do not know in it is passed over."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-
-# --- results of the stages ----------------------------------------------------------------------
-
-
-class Corpus(_Part):
-    """Size of a corpus."""
-
-    sentences: int | None = None
-    words: int | None = None
-
-
-class Vocabulary(_Part):
-    """Size of a vocabulary, and its head."""
-
-    words: int
-    tokens: int | None = None
-    mean_sentence_words: float | None = None
-    most_common: tuple[str, ...] = ()
-
-
-class Usage(_Part):
-    """What a stage used up, whatever its results are."""
-
-    spent: Annotated[int, Field(ge=0)] | None = None
-    """Queries that were billed."""
-    rejected: int | None = None
-    tokens: int | None = None
-    device: str | None = None
-    workers: Annotated[int, Field(ge=1)] | None = None
-
-
-class Labels(_Part):
-    """What the victim said about the gibberish."""
-
-    label_counts: dict[Label, Annotated[int, Field(ge=0)]]
-
-    def share(self, label: Label) -> float:
-        """Share of the queries that got this label."""
-        return self.label_counts.get(label, 0) / self.answered if self.answered else 0.0
-
-    @property
-    def answered(self) -> int:
-        """Queries that got a label."""
-        return sum(self.label_counts.values())
-
-    @property
-    def bits(self) -> float:
-        """Entropy of the labels: what one of them tells at most, of log2 3 = 1.58 bits."""
-        shares = [self.share(label) for label in LABELS]
-        return sum(-share * math.log2(share) for share in shares if share)
-
-
-class Point(_Part):
-    """One point of a training curve."""
-
-    step: int
-    loss: float | None = None
-    learning_rate: float | None = None
-
-
-class Selected(_Part):
-    """Which weights of a training were kept."""
-
-    metric: str
-    step: int
-    score: Share
-
-
-class Speed(_Part):
-    """How fast a training was."""
-
-    workers: Annotated[int, Field(ge=1)] | None = None
-    tokens_per_second: float | None = None
-    utilisation: float | None = None
-
-
-class Training(_Part):
-    """How a fine-tuning went."""
-
-    examples: int | None = None
-    steps: int | None = None
-    final_loss: float | None = None
-    history: tuple[Point, ...] = ()
-    device: str | None = None
-    collapse: tuple[str, ...] = ()
-    """Signs of a collapse, in words."""
-    ended: str = ""
-    """Why it ended before its last step."""
-    selection: Selected | None = None
-    """None where the last weights were kept."""
-    speed: Speed = Speed()
-
-
-def _bits(text: Any) -> Any:
-    """What ``evaluation.pack_bits`` wrote, as an array of 0 and 1, shape [items]."""
-    if not isinstance(text, str):
-        return text
-    count, _, packed = text.partition(":")
-    found = np.unpackbits(np.frombuffer(base64.b64decode(packed, validate=True), np.uint8))
-    if not count.isdecimal() or not 0 <= len(found) - int(count) < 8:
-        raise ValueError("the items that were right are not as many as it says")
-    return found[: int(count)].astype(np.int8)
-
-
-def _three_by_three(rows: Any) -> Any:
-    sizes = [len(row) if isinstance(row, list) else 0 for row in rows or []]
-    if sizes != [len(LABELS)] * len(LABELS):
-        raise ValueError("the confusion matrix is not 3 by 3")
-    return rows
-
-
-class Score(_Part):
-    """One model on one evaluation set in one language."""
-
-    count: int = Field(ge=1)
-    accuracy: Share
-    low: Share | None = None
-    high: Share | None = None
-    majority_rate: Share | None = None
-    recall: dict[Label, Share | None] = {}
-    agreement: Share | None = None
-    right: Annotated[Any, BeforeValidator(_bits)] = None
-    """1 for each item that was right and 0 for the others, by id: int8, shape [items]."""
-    confusion: Annotated[tuple[tuple[int, ...], ...], BeforeValidator(_three_by_three)] | None = (
-        None
-    )
-
-
-class Evaluation(_Part):
-    """Scores by evaluation set and language."""
-
-    sets: dict[str, dict[str, Score]]
-    device: str | None = None
-
-
-class Sample(_Part):
-    """Distances of one kind of pairs to the nearest training pair."""
-
-    count: int = Field(ge=1)
-    mean: FiniteFloat
-    sd: FiniteFloat | None = None
-    counts: tuple[Annotated[int, Field(ge=0)], ...]
-    """By bin."""
-
-
-class Distances(_Part):
-    """How far real pairs and gibberish are from real training pairs."""
-
-    train: int
-    distance: str = "inner_product"
-    edges: tuple[FiniteFloat, ...]
-    """Of the bins, which both histograms share."""
-    real: Sample
-    gibberish: Sample
-    overlap: Share
-    overlap_of_equals: Share | None = None
-    ks: Share
-    p: Share
-
-    @model_validator(mode="after")
-    def _histograms_fit_the_edges(self) -> Distances:
-        if {len(self.real.counts), len(self.gibberish.counts)} != {len(self.edges) - 1}:
-            raise ValueError("the histograms do not fit the edges")
-        return self
-
-
-Results = Corpus | Vocabulary | Labels | Training | Evaluation | Distances
-
-_RESULTS: dict[str, type[Results]] = {
-    "corpus": Corpus,
-    "vocabulary": Vocabulary,
-    "figure2": Distances,
-    "labels": Labels,
-    "victim": Training,
-    "extractor": Training,
-    "finetuned": Training,
-    "victim_evaluation": Evaluation,
-    "evaluation": Evaluation,
-}
-
-
-# --- the files ----------------------------------------------------------------------------------
-
-
-class Input(_Part):
+class Input(Part):
     """An artifact that another was made from."""
 
     stage: str
     fingerprint: str
 
 
-class Manifest(_Part):
+class Manifest(Part):
     """The manifest of one artifact."""
 
     fingerprint: str
@@ -263,7 +64,7 @@ class Manifest(_Part):
     results: dict[str, Any] = {}
 
 
-class Stage(_Part):
+class Stage(Part):
     """Where a row's artifact lies, and whether an earlier run or row had made it."""
 
     path: str
@@ -279,14 +80,14 @@ MaybeShare = Annotated[Share | None, BeforeValidator(_known)]
 MaybeAmount = Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_known)]
 
 
-class Look(_Part):
+class Look(Part):
     """What a trial scored on the way."""
 
     step: Annotated[int, Field(ge=0)]
     score: MaybeShare = None
 
 
-class Sweep(_Part):
+class Sweep(Part):
     """What was searched for, where, and how."""
 
     objective: str = ""
@@ -303,7 +104,7 @@ class Sweep(_Part):
     """What hours are counted of: GPU or CPU."""
 
 
-class Row(_Part):
+class Row(Part):
     """One variant with one seed; in a sweep, one trial."""
 
     variant: str
@@ -337,7 +138,7 @@ class Row(_Part):
         return f"{self.variant}, seed {self.seed}"
 
 
-class Record(_Part):
+class Record(Part):
     """The run record."""
 
     name: str
@@ -459,7 +260,7 @@ def _artifact(
     results, usage = None, Usage()
     try:
         usage = Usage.model_validate(manifest.results)
-        if kind := _RESULTS.get(stage):
+        if kind := RESULTS.get(stage):
             results = kind.model_validate(manifest.results)
     except ValidationError as error:
         problems.append(f"{where}: its results are damaged: {_fault(error)}.")

@@ -24,7 +24,8 @@ from raythief.report.cast import Cast
 from raythief.report.languages import OWN_NAMES, by_family, by_script, in_table_order
 from raythief.report.languages import name as language_name
 from raythief.report.measures import Measure, Series, languages_of, sets_of
-from raythief.report.records import Run, Score
+from raythief.report.records import Run
+from raythief.report.results import Score
 
 ELSEWHERE = Cell("mean", "others")
 

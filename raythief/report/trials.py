@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raythief.report.measures import Series, scores_of, student, wilson
-from raythief.report.records import Row, Run, Score
+from raythief.report.records import Row, Run
+from raythief.report.results import Score
 
 FRACTION, PLACEMENT = "real.fraction", "real.placement"
 

@@ -18,7 +18,7 @@ from raythief.artifacts import Storage
 from raythief.config import LABELS, Inference
 from raythief.evaluation import agreement, measure, pack_bits, wilson
 from raythief.report.measures import Series
-from raythief.report.records import Score
+from raythief.report.results import Score
 from raythief.sharding import Shard
 from raythief.victims import Classifier
 
