@@ -23,6 +23,8 @@ def draw() -> str:
     roles: dict[str, str] = {}
     given: dict[str, set[str]] = {}
     for variant in config.expand(spec):
+        if variant.spec.extractor.model == config.BILSTM:
+            continue  # its word vectors and parallel text are files of the user's own
         for role, stage in pipeline.stages(variant.spec).items():
             roles.setdefault(stage.fingerprint, role)
             given[stage.fingerprint] = {one.fingerprint for one in stage.inputs.values()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections import Counter
@@ -30,6 +31,24 @@ def test_every_row_is_done_and_reported(whole: Whole) -> None:
     page = Path(record["report"]).read_text(encoding="utf-8")
     for row in record["rows"]:
         assert row["variant"] in page
+
+
+def test_the_report_draws_what_was_read_and_counts_what_it_took(whole: Whole) -> None:
+    _, _, record = whole
+    folder = Path(record["report"]).parent
+
+    def sheet(name: str) -> list[dict[str, str]]:
+        with (folder / name).open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    reads = {line["stage"]: set(line["reads"].split()) for line in sheet("pipeline.csv")}
+    assert reads["labels"] == {"queries", "victim"}
+    assert reads["extractor"] == {"encoders", "labels", "queries", "real"}
+    assert reads["finetuned"] == {"extractor", "real"}
+    assert reads["evaluation"] == {"extractor", "finetuned", "examples", "victim_evaluation"}
+    paths = {stage["path"] for row in record["rows"] for stage in row["stages"].values()}
+    assert {line["artifact"] for line in sheet("hours.csv")} == paths
+    assert [line["spent"] for line in sheet("queries.csv")] == ["600"]
 
 
 def test_rows_share_what_they_can(whole: Whole) -> None:
