@@ -81,7 +81,7 @@ def sections(run: Run) -> list[Section]:
     if sets_of(run, series) or not figure:
         start += [Answers(answers.answers(run, series, parts)), Text(answers.trust(run))]
     if figure:
-        start.append(Text(figure, strong=True))
+        start.append(Text(figure, strong=not start))
     if parts or not figure:  # of Figure 2 alone there is nothing to be judged
         start += [Text(verdict(found)), Points(found)]
     chosen = [

@@ -156,34 +156,29 @@ def _places(one: Series, parts: Cast) -> str:
 def _price(run: Run, parts: Cast | None, series: Sequence[Series]) -> list[Answer]:
     """What one extraction needs: the queries of one seed, and the training on them."""
     thief = parts.thief if parts else next((one for one in series if not one.is_victim), None)
-    rows = [row for row in run.record.rows if thief and row.variant == thief.name]
-    if thief is None or thief.spec is None or not rows:
+    if thief is None or thief.spec is None:
         return []
-    own = {artifact.path for row in rows[:1] for artifact in [run.artifact(row, "labels")]
-           if artifact}  # fmt: skip
-    bought = [one for one in purchases(run) if one.artifact.path in own]
-    spec = thief.spec
-    clauses, short = [], "Nothing was bought"
-    if bought:
-        spent, price = sum(one.spent for one in bought), spec.costs.query_usd
-        short = f"${spent * price:,.2f}" if price else counted(spent, "answer")
-        usd = f"${spent * price:,.2f} at ${price:,.6g} each" if price else (
-            "to which the spec gives no price, costs.query_usd"
-        )  # fmt: skip
-        clauses.append(f"{counted(spent, 'answer')} of the victim ({usd})")
-    trained = {a.path for row in rows[:1] for stage in ("extractor", "finetuned")
-               if (a := run.artifact(row, stage))}  # fmt: skip
-    taken = [one for one in hours(run) if one.artifact.path in trained]
+    row = next((r for r in run.record.rows if r.variant == thief.name and r.status == "done"), None)
+    own = {entry.path for entry in row.stages.values()} if row else set()
+    price, rate = thief.spec.costs.query_usd, thief.spec.costs.gpu_hour_usd
+    spent = sum(one.spent for one in purchases(run)
+                if one.stage == "labels" and one.artifact.path in own)  # fmt: skip
+    taken = [one for one in hours(run) if one.stage == "extractor" and one.artifact.path in own]
+    gpu = sum(one.gpu for one in taken)
+    clauses = []
+    if spent:
+        usd = f"${spent * price:,.2f} at ${price:,.6g} each"
+        unknown = "to which the spec gives no price, costs.query_usd"
+        clauses.append(f"{counted(spent, 'answer')} of the victim ({usd if price else unknown})")
     if taken:
-        gpu = sum(one.gpu for one in taken)
-        rate = spec.costs.gpu_hour_usd
         usd = f" (${gpu * rate:,.2f})" if gpu and rate else ""
-        spent_on = amount_of_hours(gpu, sum(one.cpu for one in taken))
-        clauses.append(f"{spent_on}{usd} to fine-tune the copy")
+        worked = amount_of_hours(gpu, sum(one.cpu for one in taken))
+        clauses.append(f"{worked}{usd} to fine-tune the copy")
     if not clauses:
         return []
-    fewest = _fewest(series, parts)
-    return [("For how much?", short, f"One extraction took {listed(clauses)}.{fewest}")]
+    total = f"${spent * price + gpu * rate:,.2f}"
+    full = f"One extraction took {listed(clauses)}.{_fewest(series, parts)}"
+    return [("For how much?", total if price else counted(spent, "answer"), full)]
 
 
 def _fewest(series: Sequence[Series], parts: Cast | None) -> str:

@@ -11,7 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raythief import paper
-from raythief.report.blocks import DASH, Block, Cell, Section, Sheet, Table, Text, listed, points
+from raythief.report.blocks import (
+    DASH,
+    Block,
+    Cell,
+    Section,
+    Sheet,
+    Table,
+    Text,
+    listed,
+    percent,
+    points,
+)
 from raythief.report.measures import Measure, Series, languages_of, student, wilson
 from raythief.report.records import Run
 from raythief.report.scores import header_of, plain_cell
@@ -57,7 +68,7 @@ def beside_the_paper(run: Run, series: Sequence[Series]) -> Section | None:
     if rows:
         caption = (
             f"Ours beside the paper's {paper.TITLES[table]}, on {chosen}, in per cent; the "
-            "difference in points, with its 95 % interval. The paper gives one run of each row and "
+            "difference in points ± half its 95 % interval. The paper has one run of each row and "
             "no spread."
         )
         notes = _sources(series, table)
@@ -169,8 +180,8 @@ def _lines(one: Series, same: bool, cells: Sequence[_Compared]) -> list[list[Cel
 def _gap_cell(gap: tuple[float, float, float] | None) -> Cell:
     if gap is None:
         return Cell(DASH, muted=True)
-    mean, low, high = gap
-    return Cell(points(mean), f"{points(low)} to {points(high)}")
+    mean, _, high = gap
+    return Cell(points(mean), f"± {percent(high - mean)}")
 
 
 def _sheet(

@@ -104,6 +104,14 @@ def test_probabilities_that_were_given_are_not_said_to_be_withheld(tmp_path: Pat
     assert "Withholding probabilities" not in summary(storage)
 
 
+def test_gpu_hours_of_the_copy_are_in_its_price(tmp_path: Path) -> None:
+    storage = priced(tmp_path, gibberish=(0.8, 0.6))
+    storage.change(storage.rows[0], "extractor", device="NVIDIA H100", speed={"workers": 360})
+    price = summary(storage).split("For how much?")[1]
+    assert price.strip().startswith("$52.09")  # 40.25 s on 360 GPUs at $3 an hour
+    assert "4.0 GPU hours ($12.07) to fine-tune the copy" in price
+
+
 def test_without_a_price_the_number_of_answers_is_the_price(tmp_path: Path) -> None:
     storage = small(tmp_path, gibberish=(0.8, 0.6))
     storage.change(storage.rows[0], "labels", spent=20000)
