@@ -7,6 +7,9 @@
 
 Pairs of all requests that wait at a replica go through the model together. Nothing here imports
 Ray Serve for other commands: it is an extra, ``pip install 'raythief[serve]'``.
+
+Where a platform runs Ray Serve (``serve deploy``, KubeRay's RayService), its config file names
+``raythief.serving:app`` as import path.
 """
 
 from __future__ import annotations
@@ -255,7 +258,7 @@ def run(
             _check_cluster(options)
         try:
             console.print(f"loading {escape(spec.victim.model)}")
-            _deploy(spec, source, labels, key_digest)
+            _deploy(_bound(spec, source, labels, key_digest), options)
             url = _url(options.host, options.port)
             _on_head(here, _wait_for, url)
             ready(url)
@@ -290,13 +293,32 @@ def victim(spec: Spec) -> tuple[models.Source, tuple[Label, ...] | None]:
     return source, chosen.labels
 
 
-def _deploy(
+def app(arguments: dict[str, Any]) -> serve.Application:
+    """Build the application for a config file of Ray Serve, as ``raythief serve`` would.
+
+    Where it listens is the config file's `http_options`, not the spec's `serve` section.
+
+    Args:
+        arguments: The file's `args`: `spec`, the spec's file on the cluster's nodes, and perhaps
+            `overrides`, a list of what `--set` takes.
+
+    Raises:
+        UserError: `args` or the spec is at fault, or the victim or the key is not there.
+    """
+    if not {"spec"} <= arguments.keys() <= {"spec", "overrides"}:
+        raise UserError("args: give `spec`, a file on the cluster's nodes, and at most `overrides`")
+    spec = specs.load(arguments["spec"], arguments.get("overrides", ()))
+    spec = next(specs.expand(spec)).spec
+    return _bound(spec, *victim(spec), _key_digest(spec.serve))
+
+
+def _bound(
     spec: Spec,
     source: models.Source,
     labels: tuple[Label, ...] | None,
     key_digest: bytes | None,
-) -> None:
-    """Start Serve and the replicas; return when all have loaded the model."""
+) -> serve.Application:
+    """The deployment with its options and arguments, not yet running."""
     options = spec.serve
     number: dict[str, Any] = {"num_replicas": options.replicas}
     if options.max_replicas is not None:
@@ -321,7 +343,11 @@ def _deploy(
         **number,
     )
     title = spec.title or spec.name
-    bound = deployment.bind(source, labels, spec.inference, options, title, key_digest)
+    return deployment.bind(source, labels, spec.inference, options, title, key_digest)
+
+
+def _deploy(bound: serve.Application, options: specs.Serve) -> None:
+    """Start Serve and the replicas; return when all have loaded the model."""
     try:
         # The head node alone listens: one address, which is the one that is printed.
         serve.start(
