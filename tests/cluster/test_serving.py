@@ -303,6 +303,60 @@ def test_an_interrupt_ends_it_in_silence(server: Server) -> None:
         server.client.get("/healthz")
 
 
+@pytest.mark.slow
+def test_ray_serve_builds_it_from_a_config_file(
+    tmp_path: Path, model: Path, sure: tuple[Rows, list[str]]
+) -> None:
+    """As KubeRay's RayService does, on a Ray of its own."""
+    application = {
+        "name": "raythief",
+        "route_prefix": "/",
+        "import_path": "raythief.serving:app",
+        "args": {
+            "spec": str(spec_file(tmp_path, model)),
+            "overrides": [f"serve.key_env={KEY_VARIABLE}", f"serve.max_pairs_per_request={MOST}"],
+        },
+    }
+    port = free_port()
+    file = tmp_path / "serve.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {"http_options": {"host": "127.0.0.1", "port": port}, "applications": [application]}
+        )
+    )
+    environment = {**os.environ, KEY_VARIABLE: KEY}
+    environment.pop("RAY_ADDRESS", None)
+    told = tmp_path / "told"
+    with told.open("w") as out:
+        process = subprocess.Popen(
+            [Path(sys.executable).parent / "serve", "run", file],
+            stdout=out,
+            stderr=out,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        address, rows = f"http://127.0.0.1:{port}/predict", sure[0][:MOST]
+        deadline = time.monotonic() + 300
+        with httpx2.Client(timeout=120, trust_env=False) as client:
+            while True:
+                assert process.poll() is None, told.read_text()
+                assert time.monotonic() < deadline, told.read_text()
+                try:
+                    found = client.post(address, json={"pairs": rows})
+                except httpx2.ConnectError:
+                    found = None
+                if found is not None and found.status_code == 401:  # before that, no route
+                    break
+                time.sleep(0.2)
+            client.headers["Authorization"] = f"Bearer {KEY}"
+            answers = client.post(address, json={"pairs": rows}).json()["answers"]
+        assert answers == [{"label": label} for label in sure[1][:MOST]]
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=120)
+
+
 # --- what needs no server ---------------------------------------------------------------------
 
 
