@@ -81,13 +81,17 @@ def encode(
         return np.fromiter(values, kind, int(offsets[-1]))
 
     segments = "token_type_ids" in tokenizer.model_input_names
-    pad = tokenizer.pad_token_id
     return Encoded(
         ids=flat("input_ids", np.int32),
         types=flat("token_type_ids", np.int8) if segments else None,
         offsets=offsets,
-        pad=0 if pad is None else int(pad),
+        pad=pad(tokenizer),
     )
+
+
+def pad(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the token that fills rows up; 0 where the tokenizer knows none."""
+    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:

@@ -1,6 +1,7 @@
 """Fine-tuning on Ray Train: victims, extractors and baselines all go through it.
 
-    data        examples in artifacts -> encoded once, read by all workers without copies
+    data        examples in artifacts -> a data set that all workers read without copies
+    encoded     their tokens, which trainings share
     schedule    which rows a step trains on, and at what rate: a function of (seed, step)
     objective   the loss of hard and of soft labels
     loop        what a worker does

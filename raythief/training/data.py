@@ -1,7 +1,7 @@
 """Examples in artifacts -> one encoded data set, which all workers read without copies.
 
-It is encoded once, in a task of its own, and lies in Ray's object store: every worker of a node
-maps the same memory.
+It is put together once, in a task of its own, and lies in Ray's object store: every worker of a
+node maps the same memory.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from raythief.config import HELD_OUT, LABELS, Selection, Training
 from raythief.errors import UserError
 from raythief.nli import SCORES
 from raythief.progress import Tell
-
-ROWS_AT_ONCE = 20_000
-"""Pairs that go through the tokenizer together: its lists take 40 times the memory of arrays."""
+from raythief.training import encoded
 
 ENGLISH = "en.parquet"
 """File of the English pairs of a labelled set."""
-COLUMNS = pa.schema([("premise", pa.string()), ("hypothesis", pa.string()), ("label", pa.string())])
-"""What a training set consists of, wherever it is from."""
+COLUMNS = pa.schema([("row", pa.int64()), ("label", pa.string())])
+"""What a training set consists of, wherever it is from: places in a table of texts, and labels."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +43,14 @@ class Examples:
     """Take only the first so many rows that have a label; None takes all."""
 
     def read(self) -> pa.Table:
-        """Columns ``premise``, ``hypothesis``, ``label``, in the order of ids; and, of bought
-        labels with scores, ``score_entailment``, ``score_neutral``, ``score_contradiction``.
+        """Columns ``row`` (place in the table of texts) and ``label``, in the order of ids; and, of
+        bought labels with scores, ``score_entailment``, ``score_neutral``, ``score_contradiction``.
 
         Raises:
             ValueError: texts and labels hold different ids.
         """
-        columns = ["id", "premise", "hypothesis"]
-        table = self.texts.read_table(self.table, columns + ["label"] * (self.labels is None))
+        table = self.texts.read_table(self.table, ["id"] + ["label"] * (self.labels is None))
+        table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
         schema = COLUMNS
         if self.labels is not None:
             bought = self.labels.read_table()
@@ -92,7 +90,7 @@ def prepare(
     seed: int,
     tell: Tell,
 ) -> Dataset:
-    """Encode a data set.
+    """Put an encoded data set together.
 
     Args:
         source: The encoder, whose tokenizer is used.
@@ -107,20 +105,16 @@ def prepare(
     longest = min(training.max_tokens, models.longest(models.empty(folder), tokenizer))
     tables = [part.read() for part in (*examples, *judges)]
     starts = np.cumsum([0, *(table.num_rows for table in tables)])
-    table = pa.concat_tables([one.select(COLUMNS.names) for one in tables])
-    parts = []
-    for start in range(0, table.num_rows, ROWS_AT_ONCE):
-        tell(start, table.num_rows, "encoding")
-        rows = table.slice(start, ROWS_AT_ONCE)
-        premises, hypotheses = rows["premise"].to_pylist(), rows["hypothesis"].to_pylist()
-        parts.append(encoding.encode(tokenizer, premises, hypotheses, longest))
+    parts = [
+        encoded.pairs(part.texts, part.table, np.asarray(table["row"]), tokenizer, longest, tell)
+        for part, table in zip((*examples, *judges), tables, strict=True)
+    ]
     train = np.arange(starts[len(examples)])
     groups = [np.arange(*starts[i : i + 2]) for i in range(len(examples), len(tables))]
     if training.selection is not None and training.selection.on == HELD_OUT:
         groups = [held_out(int(starts[1]), training.selection, seed)]
         train = np.setdiff1d(train, groups[0])
-    names = pc.index_in(table["label"], pa.array(LABELS))
-    labels = np.asarray(names.combine_chunks(), np.int64)
+    labels = np.concatenate([_labels(one) for one in tables])
     scores = None
     if training.soft_labels is not None:
         scores = np.concatenate([_scores(one) for one in tables])
@@ -139,10 +133,14 @@ def held_out(count: int, selection: Selection, seed: int) -> NDArray[np.int64]:
     return nli.nested_subset(count, share, seed)
 
 
+def _labels(table: pa.Table) -> NDArray[np.int64]:
+    """Place of each row's label in ``LABELS``."""
+    return np.asarray(pc.index_in(table["label"], pa.array(LABELS)).combine_chunks(), np.int64)
+
+
 def _scores(table: pa.Table) -> NDArray[np.float32]:
     """Probability of each label; 1 for the gold label where none were bought."""
     if SCORES[0] not in table.column_names:
-        labels = np.asarray(pc.index_in(table["label"], pa.array(LABELS)).combine_chunks())
-        certain: NDArray[np.float32] = np.eye(len(LABELS), dtype=np.float32)[labels]
+        certain: NDArray[np.float32] = np.eye(len(LABELS), dtype=np.float32)[_labels(table)]
         return certain
     return np.stack([np.asarray(table[name].combine_chunks()) for name in SCORES], axis=1)

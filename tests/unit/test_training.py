@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray.train
 import torch
 
 import training_jobs
+from raythief import encoding
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Selection, SoftLabels, Tracking, Training
 from raythief.errors import UserError
 from raythief.nli import SCORES
 from raythief.progress import silent
-from raythief.training import data, tracking
+from raythief.training import data, encoded, tracking
 from raythief.training.data import Examples, held_out
 from raythief.training.objective import class_weights, losses
 from raythief.training.schedule import Schedule
@@ -263,12 +267,42 @@ def test_what_is_selected_on_is_not_trained_on(encoder: Path) -> None:
 def test_pairs_encoded_some_at_a_time_are_those_encoded_at_once(
     encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And those of some rows are a part of them, whichever these are."""
+    shutil.rmtree(encoder / "encoded", ignore_errors=True)
     whole = dataset(encoder)
-    monkeypatch.setattr(data, "ROWS_AT_ONCE", 7)
+    shutil.rmtree(encoder / "encoded")
+    monkeypatch.setattr(encoded, "ROWS_AT_ONCE", 7)
     parts = dataset(encoder)
     assert np.array_equal(parts.pairs.ids, whole.pairs.ids)
     assert np.array_equal(parts.pairs.offsets, whole.pairs.offsets)
     assert np.array_equal(parts.labels, whole.labels)
+    ids = np.array([2, 3, 6, 7, 8, 100, 359])
+    job = training_jobs.job(encoder, "some")
+    some = [dataclasses.replace(job.examples[0], ids=ids)]
+    few = data.prepare(job.source, some, (), job.training, 0, silent)
+    ours, expected = (one.batch(rows, torch.device("cpu")) for one, rows in
+                      ((few.pairs, np.arange(len(ids))), (whole.pairs, ids)))  # fmt: skip
+    assert {name: one.tolist() for name, one in ours.items()} == {
+        name: one.tolist() for name, one in expected.items()
+    }
+    assert few.labels.tolist() == whole.labels[ids].tolist()
+
+
+def test_trainings_that_read_the_same_pairs_encode_them_once(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(encoder / "encoded", ignore_errors=True)
+    dataset(encoder, judges=True, selection={"on": "validation"})
+    made = sorted(path.name for path in (encoder / "encoded").iterdir())
+    assert len(made) == 2  # what is trained on, and what is selected on
+    tables = pq.read_table(next((encoder / "encoded").glob("*/rows-*-0000000360.parquet")))
+    assert tables.column_names[0] == "ids"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding, "encode", None)  # nothing is encoded again
+        dataset(encoder, learning_rate=1e-4, steps=7, selection={"held_out": 0.5})
+    dataset(encoder, max_tokens=32)
+    assert len(list((encoder / "encoded").iterdir())) == 3
 
 
 def test_gold_labels_are_certain_where_soft_ones_are_learned(encoder: Path) -> None:
@@ -308,13 +342,13 @@ def bought(pairs: Artifact, ids: list[int]) -> Artifact:
 
 def test_examples_with_gold_labels_keep_them(pairs: Artifact):
     table = Examples(pairs, "gold/en.parquet").read()
-    assert table.column_names == ["premise", "hypothesis", "label"]
+    assert table.column_names == ["row", "label"]
     assert table["label"].to_pylist() == ["neutral"] * 5 + ["entailment"]
 
 
 def test_bought_labels_stand_beside_the_query_of_their_id(pairs: Artifact):
     table = Examples(pairs, labels=bought(pairs, list(range(6)))).read()
-    assert table.to_pylist()[4] == {"premise": "p4", "hypothesis": "h4", "label": "neutral"}
+    assert table.to_pylist()[4] == {"row": 4, "label": "neutral"}
     assert table["label"].to_pylist() == ["entailment", "neutral", "contradiction"] * 2
 
 
@@ -340,13 +374,14 @@ def test_bought_probabilities_come_along_and_what_was_rejected_does_not(pairs: A
     labels = ["neutral", None, *["entailment"] * 4]
     artifact.write_table("all.parquet", pa.table({"id": range(6), "label": labels, **scores}))
     table = Examples(pairs, labels=artifact).read()
-    assert table.column_names == ["premise", "hypothesis", "label", *SCORES]
+    assert table.column_names == ["row", "label", *SCORES]
+    assert table["row"].to_pylist() == [0, 2, 3, 4, 5]
     assert table[SCORES[2]].to_pylist() == pytest.approx([0.0, 0.2, 0.3, 0.4, 0.5])
 
 
 def test_only_the_named_rows_are_taken(pairs: Artifact):
     table = Examples(pairs, "gold/en.parquet", ids=np.array([1, 5])).read()
-    assert table["premise"].to_pylist() == ["p1", "p5"]
+    assert table["row"].to_pylist() == [1, 5]
     assert table["label"].to_pylist() == ["neutral", "entailment"]
 
 
