@@ -335,6 +335,7 @@ class _Chain:
                 seed,
                 spec.resources,
                 tuple(judges),
+                training.earlier(stage, target.storage, how),
                 spec.name,
                 spec.tracking,
             )
@@ -354,7 +355,8 @@ class _Chain:
             config["queries"] = spec.extractor.queries
         if labels is not None and spec.held_back:
             config["held_back"] = spec.held_back
-        return Stage(name, config, build, inputs)
+        stage = Stage(name, config, build, inputs)
+        return stage
 
     @cached_property
     def others(self) -> tuple[Language, ...]:

@@ -46,6 +46,18 @@ class Stage:
     waits_for: tuple[Stage, ...] = ()
     """Stages that must succeed first, though it reads nothing of theirs."""
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its manifest says of all that decides the result."""
+        return {
+            "version": self.version,
+            "config": self.config,
+            "inputs": {
+                role: {"stage": stage.name, "fingerprint": stage.fingerprint}
+                for role, stage in self.inputs.items()
+            },
+        }
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits of the SHA-256 of name, version, config and inputs."""
@@ -93,12 +105,7 @@ class Stage:
                 {
                     "stage": self.name,
                     "fingerprint": self.fingerprint,
-                    "version": self.version,
-                    "config": self.config,
-                    "inputs": {
-                        role: {"stage": stage.name, "fingerprint": stage.fingerprint}
-                        for role, stage in self.inputs.items()
-                    },
+                    **self.identity,
                     "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started)),
                     "seconds": round(time.time() - started, 3),
                     "versions": versions(),

@@ -95,8 +95,14 @@ class Training(Section):
     """Tokens per optimiser step, over all workers, padding not counted; overrides `batch_size`."""
     learning_rate: float = Field(1e-5, gt=0)
     """Peak learning rate of AdamW."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """After the warm-up the rate falls linearly to 0 at the last step, or stays. Only where it
+    stays, and the warm-up is given in steps, is a training the beginning of a longer one: one of
+    more `steps` that is equal in all else then goes on from it, bit for bit the same."""
     warmup: float = Field(0.06, ge=0, lt=1)
-    """Share of the steps over which the rate rises linearly; it then falls linearly to 0."""
+    """Share of the steps over which the rate rises linearly."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Steps over which it rises; overrides `warmup`."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay; biases and norms are left out."""
     betas: tuple[Decay, Decay] = (0.9, 0.98)
@@ -124,6 +130,20 @@ class Training(Section):
     """`auto` is bfloat16 where the GPU has it, else float32."""
     seed: int | None = Field(None, ge=0)
     """Seed of classifier head, dropout and data order; null takes the spec's."""
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether no step depends on how many follow it, as those of a share of the steps do: the
+        warm-up, and the last tenth by which a collapse is told."""
+        warm = self.warmup_steps is not None or self.warmup == 0
+        constant = self.schedule == "constant" and self.steps is not None
+        return constant and warm and self.on_collapse == "continue"
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> Training:
+        if self.warmup_steps and self.steps and self.warmup_steps >= self.steps:
+            raise ValueError("warmup_steps must be below steps; lower it")
+        return self
 
     @model_validator(mode="after")
     def _a_batch_holds_two_of_the_longest(self) -> Training:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Point = dict[str, Any]
 """Values of the parameters that apply, by field."""
+STEPS = "extractor.training.steps"
 DIGITS = 4
 """Significant digits of a random number: more can not be told apart, nor read."""
 
@@ -25,6 +26,7 @@ def points(sweep: Sweep, seed: int) -> list[Point]:
     """All configurations of the `random` searcher, in the order in which they are tried.
 
     A function of the sweep and the seed. Where a condition leaves several the same, one is tried.
+    Those of fewer steps come first: a longer training may go on from a shorter one.
     """
     rng = np.random.default_rng(seed)
     found: list[Point] = []
@@ -33,7 +35,7 @@ def points(sweep: Sweep, seed: int) -> list[Point]:
         for field, choice in sweep.parameters.items():
             branches = [new for old in branches for new in _extended(old, field, choice, rng)]
         found += [point for point in branches if point not in found]
-    return found
+    return sorted(found, key=lambda point: point.get(STEPS, 0))
 
 
 def suggest(sweep: Sweep) -> Callable[[optuna.Trial], dict[str, Any]]:

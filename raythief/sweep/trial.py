@@ -114,7 +114,8 @@ class Trial(tune.Trainable):
             manifest = artifact.verify()
             if role in WATCHED:
                 collapse += manifest["results"]["collapse"]
-                seconds += manifest["seconds"]
+                before = manifest["results"]["continues"]  # which it would have gone through
+                seconds += manifest["seconds"] + (before["seconds"] if before else 0.0)
                 if watch is not None:
                     if not new:
                         watch.replay(artifact)

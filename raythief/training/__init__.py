@@ -8,6 +8,7 @@
     parallel    one model on several workers
     state       where a training is: its checkpoints
     local       those of a training without a worker group
+    continuation  a longer training that goes on from a shorter one
     selection   which of its weights are kept
     collapse    signs that it has learned nothing
     record      what it tells while it runs
@@ -17,8 +18,9 @@
 A run that was killed and started again ends with the same weights as one that was not.
 """
 
+from raythief.training.continuation import find as earlier
 from raythief.training.data import Examples
 from raythief.training.job import Job
 from raythief.training.runner import StoppedError, train
 
-__all__ = ["Examples", "Job", "StoppedError", "train"]
+__all__ = ["Examples", "Job", "StoppedError", "earlier", "train"]

@@ -24,6 +24,8 @@ class Job:
     resources: Resources
     judges: tuple[Examples, ...] = ()
     """Labelled pairs of each language on which weights are selected, if not on held-out ones."""
+    earlier: Artifact | None = None
+    """A shorter training, equal in all else, to go on from; None begins at the first step."""
     experiment: str = "raythief"
     """What trackers call the whole."""
     tracking: Tracking | None = None

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from raythief import encoding, models, speed
 from raythief.config import LABELS, Training
 from raythief.progress import Tell, Watch
-from raythief.training import collapse, objective, parallel, selection
+from raythief.training import collapse, continuation, objective, parallel, selection
 from raythief.training.data import Dataset
 from raythief.training.job import Job
 from raythief.training.record import MEASURED, Recorder
 from raythief.training.schedule import Schedule
-from raythief.training.state import State, history_every
+from raythief.training.state import State, history_every, latest
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +65,15 @@ def worker_loop(config: Mapping[str, Any]) -> None:
     flops = speed.training_flops(plain)
     model = parallel.spread(plain, how, device, world)
     optimizer = _optimizer(plain, training, device)
-    state = State.restored(job.target, plain, optimizer)
 
     data: Dataset = ray.get(config["data"])
     lengths, labels = data.pairs.lengths, data.labels[data.train]
     commonest = float(np.bincount(labels).max() / len(labels))
     schedule = Schedule(training, lengths[data.train], job.seed)
+    kept = latest(job.target)
+    if kept is None and job.earlier is not None:
+        kept = continuation.take(job.earlier, job.target, schedule, first=rank == 0)
+    state = State() if kept is None else State.restored(kept, plain, optimizer)
     chosen, best = training.selection, selection.Best(job.target)
     tokens = training.tokens_per_micro_batch or TOKENS_PER_MICRO_BATCH[device.type]
     judge = selection.Judge(job, data, tokens, precision, device, rank, world)
@@ -114,9 +117,9 @@ def worker_loop(config: Mapping[str, Any]) -> None:
             state.looks.append({"step": state.step, **judge.score(plain)})
             recorder.look(state.looks[-1])
             if state.best == state.looks[-1]:
-                kept = parallel.weights(plain)
+                found = parallel.weights(plain)
                 if rank == 0:
-                    best.write(state.step, kept)
+                    best.write(state.step, found)
             if state.lost_patience(chosen.patience):
                 state.ended, save = "patience", True
             wanted = _wanted(tell, state.looks[-1], schedule, device, rank, world)
@@ -131,12 +134,15 @@ def worker_loop(config: Mapping[str, Any]) -> None:
 
     if not wanted:  # its checkpoint is kept, and there is no model yet
         return
-    kept = parallel.weights(plain)
+    entries = state.entries(plain, optimizer) if training.open_ended else {}
+    found = parallel.weights(plain)
     if rank > 0:
         return
+    if training.open_ended:
+        continuation.leave(job.target, entries)
     if state.best is not None:
-        kept = best.read(int(state.best["step"]))
-    _write_model(job, folder, kept)
+        found = best.read(int(state.best["step"]))
+    _write_model(job, folder, found)
     summary = _summary(state, schedule, labels, commonest, device)
     if chosen is not None and state.best is not None:
         bought = job.examples[0].labels is not None
@@ -287,6 +293,7 @@ def _summary(
         "majority_rate": collapse.majority_rate(state.latest),
         "collapse": signs,
         "ended": state.ended,
+        "continues": state.continues,
         "selection": None,
         "device": models.name_of(device),
     }

@@ -28,7 +28,8 @@ STEPS = "steps.jsonl"
 """One JSON object a step: all fields of ``Record``."""
 TENSORBOARD = "tensorboard"
 """Folder of an artifact that ``tensorboard --logdir`` reads."""
-_PARTS = f"{WORK}/steps"
+PARTS = f"{WORK}/steps"
+"""Folder of its parts, each named by its first step, while a training goes on."""
 BAR_EVERY_S = 1.0
 MEASURED = 6
 """Figures that a worker measures of each step: loss, gradient norm, the three labels' predictions,
@@ -115,7 +116,7 @@ class Recorder:
         if self._writer is None or not self._unsaved:
             return
         lines = [json.dumps(dataclasses.asdict(record)) for record in self._unsaved]
-        name = f"{_PARTS}/{self._unsaved[0].step:09d}.jsonl"
+        name = f"{PARTS}/{self._unsaved[0].step:09d}.jsonl"
         self.target.write(name, "".join(f"{line}\n" for line in lines).encode())
         self._unsaved = []
         self._writer.flush()
@@ -132,7 +133,7 @@ class Recorder:
         self._writer.close()
         self._upload()
         whole = b"".join(
-            self.target.storage.read_bytes(f"{self.target.path}/{_PARTS}/{name}") or b""
+            self.target.storage.read_bytes(f"{self.target.path}/{PARTS}/{name}") or b""
             for name in sorted(self._parts())
         )
         self.target.write(STEPS, whole)
@@ -173,11 +174,11 @@ class Recorder:
             self.target.upload(Path(self._scratch.name), TENSORBOARD)
 
     def _parts(self) -> list[str]:
-        selector = pyarrow.fs.FileSelector(f"{self.target.absolute}/{_PARTS}", allow_not_found=True)
+        selector = pyarrow.fs.FileSelector(f"{self.target.absolute}/{PARTS}", allow_not_found=True)
         return [info.base_name for info in self.target.storage.fs.get_file_info(selector)]
 
     def _drop_after(self, done: int) -> None:
         """Drop steps that a run which was killed wrote, and which are now gone through again."""
         for name in self._parts():
             if int(name.partition(".")[0]) > done:
-                self.target.storage.fs.delete_file(f"{self.target.absolute}/{_PARTS}/{name}")
+                self.target.storage.fs.delete_file(f"{self.target.absolute}/{PARTS}/{name}")

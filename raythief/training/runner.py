@@ -33,8 +33,9 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
     Returns:
         Results for the manifest: ``examples``, ``steps``, ``final_loss``, ``history``,
         ``label_counts``, ``majority_rate``, ``collapse`` (its signs),
-        ``selection``, ``ended`` (why before its last step), ``device`` and ``speed``. The model
-        lies in the artifact's ``model`` folder.
+        ``selection``, ``ended`` (why before its last step), ``continues`` (the shorter training
+        that it went on from), ``device`` and ``speed``. The model lies in the artifact's ``model``
+        folder.
 
     Raises:
         StoppedError: ``tell`` is a ``Watch`` that did not want it to go on. Its checkpoint is kept.

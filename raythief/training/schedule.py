@@ -45,16 +45,19 @@ class Schedule:
         return self._epoch[1][place]
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then linear decay to 0."""
-        warm = self.warm
+        """Learning rate of a step: linear warm-up, then linear decay to 0, or none."""
+        warm, peak = self.warm, self.training.learning_rate
         if step < warm:
-            return self.training.learning_rate * (step + 1) / (warm + 1)
-        return self.training.learning_rate * (self.steps - step) / max(1.0, self.steps - warm)
+            return peak * (step + 1) / (warm + 1)
+        if self.training.schedule == "constant":
+            return peak
+        return peak * (self.steps - step) / max(1.0, self.steps - warm)
 
     @property
     def warm(self) -> float:
         """Steps of the warm-up."""
-        return self.training.warmup * self.steps
+        given = self.training.warmup_steps
+        return self.training.warmup * self.steps if given is None else given
 
     def _shuffled(self, epoch: int) -> list[NDArray[np.int64]]:
         generator = np.random.default_rng([self.seed, epoch])

@@ -50,16 +50,14 @@ class State:
     """Why it ended before its last step."""
     told: int = 0
     """The step up to which trackers were told."""
+    continues: dict[str, Any] | None = None
+    """The shorter training that it goes on from: ``path``, ``steps``, ``seconds`` that it took."""
 
     @classmethod
     def restored(
-        cls, target: Artifact, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+        cls, kept: dict[str, Any], model: torch.nn.Module, optimizer: torch.optim.Optimizer
     ) -> State:
-        """From the last checkpoint of the run that is whole, or from the beginning."""
-        checkpoint = ray.train.get_checkpoint() or local.latest(target)
-        if checkpoint is None:
-            return cls()
-        kept = load(checkpoint)
+        """From what ``entries`` gave; all workers must call this."""
         if torch.distributed.is_initialized():
             steps = [0] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(steps, kept["step"])
@@ -110,6 +108,11 @@ class State:
             return False
         return len(self.looks) - 1 - self.looks.index(self.best) >= patience
 
+    def entries(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """What is to be kept: itself, the weights, the optimiser's; all workers must call this."""
+        whole = {"model": parallel.weights(model), "optimizer": parallel.moments(model, optimizer)}
+        return {**dataclasses.asdict(self), **whole}
+
     def save(
         self,
         job: Job,
@@ -126,11 +129,11 @@ class State:
         """
         points = [one for one in (*self.history, *self.looks) if one["step"] > self.told]
         self.told = self.step
-        whole = {"model": parallel.weights(model), "optimizer": parallel.moments(model, optimizer)}
+        entries = self.entries(model, optimizer)
         checkpoint = None
         if rank == 0:
             folder = tempfile.mkdtemp(prefix="raythief-checkpoint-")
-            torch.save({**dataclasses.asdict(self), **whole}, Path(folder) / STATE)
+            torch.save(entries, Path(folder) / STATE)
             if not job.resources.training.workers:
                 local.keep(job.target, self.step, Path(folder))
                 shutil.rmtree(folder)
@@ -149,11 +152,17 @@ def history_every(steps: int) -> int:
     return max(1, steps // HISTORY_POINTS)
 
 
+def latest(target: Artifact) -> dict[str, Any] | None:
+    """What the last checkpoint of the run that is whole holds; None before the first."""
+    checkpoint = ray.train.get_checkpoint() or local.latest(target)
+    return None if checkpoint is None else load(checkpoint)
+
+
 def load(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
     """What a checkpoint holds; if it is damaged, what the newest one before it holds.
 
     Returns:
-        The entries that ``State.save`` wrote, with tensors in main memory.
+        Its entries, with tensors in main memory.
 
     Raises:
         UserError: all checkpoints are damaged.

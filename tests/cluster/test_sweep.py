@@ -31,6 +31,7 @@ SWEEP: dict[str, Any] = {
     "resources__training": {"workers": 0},
     "sweep__concurrent": 2,
 }
+DURING = {"grid": ["during"]}
 GRID = {RATE: {"grid": [1e-3, 3e-3]}, "real.placement": {"grid": ["during", "after"]}}
 
 
@@ -59,11 +60,15 @@ def objectives(record: dict[str, Any]) -> dict[str, float]:
 
 def test_trials_share_their_labels_and_end_in_a_best_spec(spec: Path, tmp_path: Path) -> None:
     storage = tmp_path / "artifacts"
+    encoded = set(storage.glob("encoded/*"))
     record = run(spec, over(GRID))
     assert [row["status"] for row in record["rows"]] == ["done"] * 4
     # Bought once, and that was before the sweep began.
     assert len({row["stages"]["labels"]["path"] for row in record["rows"]}) == 1
     assert len(list(storage.glob("labels/*/_SUCCESS"))) == 1
+    # So were queries and real data encoded: for the run whose storage this is.
+    assert set(storage.glob("encoded/*")) == encoded
+    assert len(encoded) == 3  # real data for the victim's encoder too
     # The two `after` trials of a rate have a gibberish stage, the `during` ones their own.
     extractors = {row["stages"]["extractor"]["path"] for row in record["rows"]}
     assert len(extractors) == 4
@@ -85,13 +90,22 @@ def test_trials_share_their_labels_and_end_in_a_best_spec(spec: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_one_trial_at_a_time_finds_the_same_best_as_two(spec: Path, tmp_path: Path) -> None:
+    """And their longer trainings go on from the shorter ones."""
     shutil.copytree(tmp_path / "artifacts", tmp_path / "other")
-    search = (over(GRID), "extractor.training.steps=30")
+    search = (
+        over({**GRID, "extractor.training.steps": {"grid": [30, 10]}, "real.placement": DURING}),
+        "extractor.training={schedule: constant, warmup_steps: 3}",
+    )
     two = run(spec, *search)
     one = run(spec, *search, "sweep.concurrent=1", f"storage={tmp_path / 'other'}")
     assert objectives(one) == objectives(two)
     assert one["best"] == two["best"]
     assert not any(row["stages"]["evaluation"]["reused"] for row in one["rows"])
+    steps = [row["parameters"]["extractor.training.steps"] for row in one["rows"]]
+    assert steps == [10, 10, 30, 30]
+    for row in one["rows"][2:]:
+        file = tmp_path / "other" / row["stages"]["extractor"]["path"] / "manifest.json"
+        assert json.loads(file.read_text())["results"]["continues"]["steps"] == 10
 
 
 @pytest.mark.slow

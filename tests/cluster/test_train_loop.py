@@ -6,6 +6,7 @@ whole path.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,32 @@ def test_a_training_that_is_not_wanted_any_more_can_go_on_later(folder: Path, wo
     assert results["selection"] == expected["selection"]
     weights = [one / "model" / "model.safetensors" for one in (place, whole)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_longer_training_goes_on_from_a_shorter_one(folder: Path) -> None:
+    """With what a training from the first step on comes to: weights, curve, looks, steps."""
+    how: dict[str, Any] = {"schedule": "constant", "warmup_steps": 5, "learning_rate": 5e-3}
+    how |= {"selection": {"every": 10, "held_out": 0.2}}
+    short, results = training_jobs.trained(folder, "short", ALONE, **how, steps=30)
+    whole, expected = training_jobs.trained(folder, "scratch", ALONE, **how, steps=70)
+    job = training_jobs.job(folder, "longer", ALONE, **how, steps=70)
+    earlier = job.target.storage.artifact("extractor", "short")
+    earlier.finish({"results": results, "seconds": 1.5})
+    told = Until(1000)
+    found = training.train(dataclasses.replace(job, earlier=earlier), told)
+    assert found["continues"] == {"path": "extractor/short", "steps": 30, "seconds": 1.5}
+    assert told.seen == [0, 10, 20, 30, 40, 50, 60, 70]
+    place = Path(job.target.absolute)
+    weights = [one / "model" / "model.safetensors" for one in (place, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert {**found, "continues": None, "speed": None} == {**expected, "speed": None}
+    ours, theirs = (
+        [{**one, "seconds": 0} for one in training_jobs.steps_of(artifact)]
+        for artifact in (place, whole)
+    )
+    assert ours == theirs
+    [events] = (short / "tensorboard").iterdir()
+    assert (place / "tensorboard" / events.name).read_bytes() == events.read_bytes()
 
 
 def test_every_step_is_told(plain: tuple[Path, dict[str, Any]]) -> None:

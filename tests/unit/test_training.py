@@ -22,7 +22,8 @@ from raythief.config import Selection, SoftLabels, Tracking, Training
 from raythief.errors import UserError
 from raythief.nli import SCORES
 from raythief.progress import silent
-from raythief.training import data, encoded, tracking
+from raythief.stages import Stage
+from raythief.training import continuation, data, encoded, tracking
 from raythief.training.data import Examples, held_out
 from raythief.training.objective import class_weights, losses
 from raythief.training.schedule import Schedule
@@ -119,6 +120,15 @@ def test_the_rate_rises_to_its_peak_and_falls_to_nearly_0():
     assert rates[10] == pytest.approx(1e-3 * 11 / 21)
     assert rates[110] == pytest.approx(1e-3 / 2)
     assert rates[-1] == pytest.approx(1e-3 / 180)
+
+
+def test_a_constant_rate_rises_in_as_many_steps_however_many_follow():
+    how: dict[str, Any] = {"schedule": "constant", "warmup_steps": 4, "learning_rate": 1e-3}
+    short, long = schedule(**how, steps=20), schedule(**how, steps=300)
+    rates = [short.rate(step) for step in range(20)]
+    assert rates == [long.rate(step) for step in range(20)]
+    assert rates[:5] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3])
+    assert {long.rate(step) for step in range(4, 300)} == {1e-3}
 
 
 def test_without_warm_up_the_rate_falls_from_the_start():
@@ -383,6 +393,68 @@ def test_only_the_named_rows_are_taken(pairs: Artifact):
     table = Examples(pairs, "gold/en.parquet", ids=np.array([1, 5])).read()
     assert table["row"].to_pylist() == [1, 5]
     assert table["label"].to_pylist() == ["neutral", "entailment"]
+
+
+# --- going on from a shorter training ---------------------------------------------------------
+
+OPEN: dict[str, Any] = {"schedule": "constant", "warmup_steps": 10, "batch_size": 10}
+
+
+def finished(folder: Path, seed: int = 0, **how: Any) -> Stage:
+    """A training that is done, as far as its manifest tells."""
+    training = Training.model_validate({**OPEN, **how})
+
+    def build(target: Artifact, given: Any, tell: Any) -> dict[str, Any]:
+        target.write(STATE, b"")
+        return {}
+
+    stage = Stage("extractor", {"training": training.model_dump(mode="json"), "seed": seed}, build)
+    stage.ensure(Storage.at(str(folder)))
+    return stage
+
+
+def gone_on_from(folder: Path, **how: Any) -> str | None:
+    training = Training.model_validate({**OPEN, **how})
+    stage = Stage(
+        "extractor", {"training": training.model_dump(mode="json"), "seed": 0}, lambda *_: {}
+    )
+    found = continuation.find(stage, Storage.at(str(folder)), training)
+    return None if found is None else found.fingerprint
+
+
+def test_the_longest_of_the_shorter_ones_that_are_equal_in_all_else_is_gone_on_from(
+    tmp_path: Path,
+) -> None:
+    assert gone_on_from(tmp_path, steps=500) is None
+    longest = [finished(tmp_path, steps=steps) for steps in (100, 300, 200, 500, 900)][1]
+    finished(tmp_path, seed=1, steps=400)
+    finished(tmp_path, steps=400, batch_size=11)
+    assert gone_on_from(tmp_path, steps=500) == longest.fingerprint
+    assert gone_on_from(tmp_path, steps=500, batch_size=12) is None
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"schedule": "linear"},
+        {"warmup_steps": None},  # a share of the steps
+        {"on_collapse": "stop"},
+    ],
+)
+def test_where_a_step_depends_on_those_that_follow_nothing_is_gone_on_from(
+    tmp_path: Path, how: dict[str, Any]
+) -> None:
+    finished(tmp_path, steps=100, **how)
+    assert gone_on_from(tmp_path, steps=500, **how) is None
+
+
+def test_a_look_at_the_last_step_that_a_longer_training_lacks_is_no_beginning_of_it(
+    tmp_path: Path,
+) -> None:
+    for steps in (100, 130):
+        finished(tmp_path, steps=steps, selection={"every": 50})
+    found = gone_on_from(tmp_path, steps=500, selection={"every": 50})
+    assert found == finished(tmp_path, steps=100, selection={"every": 50}).fingerprint
 
 
 # --- checkpoints ------------------------------------------------------------------------------
