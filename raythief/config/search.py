@@ -78,7 +78,9 @@ BOUNDED = ("uniform", "loguniform", "randint")
 class Asha(Section):
     """Early stopping of trials by asynchronous successive halving (Li et al. 2020).
 
-    All trainings of a trial then keep their best weights by the objective (`selection`).
+    All trainings of a trial then keep their best weights by the objective (`selection`). There is
+    no population-based training, whose winners have no configuration of their own: the package
+    `raythief.sweep` says why.
     """
 
     every: int = Field(500, ge=1)
@@ -112,7 +114,7 @@ class Sweep(Section):
     """Have the `optuna` searcher minimise the price of queries and GPU hours too (`costs`), in
     search of all trials that no other beats in both."""
     asha: Asha | None = None
-    """If given, trials that do worse than others are stopped early."""
+    """If given, trials that do worse than others are stopped early; null runs all to their end."""
     concurrent: int | None = Field(None, ge=1)
     """Most trials at once; null takes as many as the cluster holds."""
 

@@ -6,9 +6,21 @@
     outcome    what is left: record, tables, best spec, report
 
 A trial is the pipeline with some fields set. What trials have in common is an artifact already:
-they buy no label twice, and `after` trials share their gibberish stage. The same holds between
-runs: a sweep that was killed tries the same configurations again, finds the finished trials on
-storage and goes on with the others from their last checkpoints.
+they buy no label twice, encode no pairs twice, and `after` trials share their gibberish stage.
+Where the schedule allows it (`constant`), a trial of more steps goes on from one of fewer. The same
+holds between runs: a sweep that was killed tries the same configurations again, finds the finished
+trials on storage and goes on with the others from their last checkpoints.
+
+Trials run to their end, or ASHA stops them. Population-based training (Jaderberg et al. 2017) was
+weighed and left out. A rate that changes on the way could be written down as a schedule and trained
+again; but a trial that takes over the weights of others has no configuration of its own before it
+ends, so that
+
+    - it has no fingerprint to be found by: nothing is shared, and nothing goes on after a crash;
+    - no score belongs to a value of a parameter, which is what slices, repetitions and the price of
+      a selection rule are about: what wins is the best of so many draws with one seed;
+    - it needs many looks and a population of tens, where a fine-tuning has some ten looks, and
+      under the paper's decay a rate means something only together with the number of steps.
 """
 
 from __future__ import annotations
@@ -148,7 +160,8 @@ def _tune(
     with tempfile.TemporaryDirectory() as scratch:  # what is worth keeping lies in artifacts
         tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(Trial, spec=spec), {"cpu": own["CPU"], "gpu": own["GPU"]}
+                tune.with_parameters(Trial, spec=spec, notices=board.notices),
+                {"cpu": own["CPU"], "gpu": own["GPU"]},
             ),
             param_space=dimensions,
             tune_config=tune.TuneConfig(

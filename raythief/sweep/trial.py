@@ -13,6 +13,7 @@ import logging
 import math
 import queue
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from ray import tune
 from raythief import pipeline, runs
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Spec
-from raythief.progress import Watch, silent
+from raythief.progress import Tell, Watch, silent
 from raythief.sweep import space
 from raythief.training import StoppedError
 
@@ -29,16 +30,18 @@ log = logging.getLogger(__name__)
 
 WATCHED = ("extractor", "finetuned")
 """Roles of the trainings that are a trial's own."""
+SAY_EVERY_S = 1.0
+"""How often a trial leaves word of how far it is."""
 
 
 class Trial(tune.Trainable):
     """One configuration, in all its repetitions."""
 
-    def setup(self, config: dict[str, Any], spec: Spec | None = None) -> None:
+    def setup(self, config: dict[str, Any], spec: Spec | None = None, notices: Any = None) -> None:
         """Begin, in a thread: the actor's own answers Tune."""
         assert spec is not None
         runs.quiet("ray.data", "ray.train", "transformers")
-        self.spec, self.point = spec, config["parameters"]
+        self.spec, self.point, self.notices = spec, config["parameters"], notices
         self.told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.verdicts: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self.waiting = False
@@ -48,7 +51,7 @@ class Trial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin another trial in this process, which has imported all that it takes."""
         self.cleanup()
-        self.setup(new_config)  # Ray Tune adds the spec
+        self.setup(new_config)  # Ray Tune adds the rest
         return True
 
     def __repr__(self) -> str:
@@ -108,8 +111,11 @@ class Trial(tune.Trainable):
         collapse: list[str] = []
         seconds = 0.0
         for role, stage in pipeline.stages(spec).items():
-            watched = watch is not None and role in WATCHED
-            artifact, new = stage.ensure(storage, watch if watch and watched else silent)
+            tell = self._tell(role)
+            if watch is not None and role in WATCHED:
+                watch.tell = tell
+                tell = watch
+            artifact, new = stage.ensure(storage, tell)
             built[role] = {"path": artifact.path, "reused": not new}
             manifest = artifact.verify()
             if role in WATCHED:
@@ -131,6 +137,18 @@ class Trial(tune.Trainable):
             "stages": built,
         }
 
+    def _tell(self, role: str) -> Tell:
+        """How a stage leaves word of how far it is."""
+        said = 0.0
+
+        def tell(done: int, total: int, note: str = "") -> None:
+            nonlocal said
+            if time.monotonic() - said > SAY_EVERY_S or done == total:
+                said = time.monotonic()
+                self.notices.put.remote(self.trial_id, role, done, total)
+
+        return tell
+
 
 class _Judge(Watch):
     """Brings the looks of a trial's trainings to Tune, and its answers back."""
@@ -139,9 +157,11 @@ class _Judge(Watch):
         self.trial = trial
         self.before = 0
         """Steps of the trainings that are through."""
+        self.tell: Tell = silent
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """The bar of a trial moves with its looks."""
+        """Leave word of how far it is."""
+        self.tell(done, total, note)
 
     def look(self, look: Mapping[str, float]) -> bool:
         """Tell Tune, and wait for its answer."""
