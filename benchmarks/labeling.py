@@ -57,6 +57,7 @@ from transformers import (
 )
 
 from raythief import (
+    accelerators,
     config,
     encoding,
     labeling,
@@ -125,7 +126,7 @@ def bare(
     texts = rows["premise"].to_pylist(), rows["hypothesis"].to_pylist()
     encoded = encoding.encode(tokenizer, *texts, how.max_tokens)
     packed = encoding.pack(encoded.lengths, how.tokens_per_batch)
-    batches = [(places, encoded.batch(places, models.device())) for places in packed]
+    batches = [(places, encoded.batch(places, accelerators.device())) for places in packed]
     found = [""] * rows.num_rows
     with torch.inference_mode():
         started = time.perf_counter()
@@ -223,8 +224,8 @@ def compare(
     how = inference(asked, asked.turn)
     rows = generated(source, asked.rows)
     tokenizer = models.tokenizer(folder)
-    dtype = models.dtype(how.precision, models.device())
-    model = models.classifier(folder, how.attention).to(models.device(), dtype).eval()
+    dtype = models.dtype(how.precision, accelerators.device())
+    model = models.classifier(folder, how.attention).to(accelerators.device(), dtype).eval()
     if how.compile:
         model = torch.compile(model, dynamic=True)
     bare(model, tokenizer, rows.slice(0, 16), how)  # warm
@@ -307,7 +308,8 @@ def paper(
     """The paper's whole set through ours, and what of the device it uses."""
     how = inference(asked, asked.rows_per_shard)
     shape = planning.SHAPES[SHAPES[asked.size]]
-    top = speed.matrix_flops(models.device(), models.dtype(how.precision, models.device()))
+    device = accelerators.device()
+    top = speed.matrix_flops(device, models.dtype(how.precision, device))
     target, made = artifacts(storage, generated(source, PAPER))
     started = time.perf_counter()
     with runs.cluster(None), first_query(target) as began:
@@ -346,7 +348,7 @@ def generated(source: Distribution, count: int) -> pa.Table:
 
 def main() -> None:
     """Compare, and with ``--paper`` label the paper's set."""
-    standard = Inference()
+    device, standard = accelerators.device(), Inference()
     parser = argparse.ArgumentParser()
     parser.add_argument("--text", type=Path, help="parquet file of WikiText, column text")
     parser.add_argument("--size", choices=SHAPES, default="base")
@@ -355,9 +357,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=BATCH_SIZES)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rows-per-shard", type=int, default=standard.rows_per_shard)
-    parser.add_argument(
-        "--tokens-per-batch", type=int, default=TOKENS_PER_BATCH[models.device().type]
-    )
+    parser.add_argument("--tokens-per-batch", type=int, default=TOKENS_PER_BATCH[device.type])
     parser.add_argument("--precision", default=standard.precision)
     parser.add_argument("--attention", default=standard.attention)
     parser.add_argument("--compile", action="store_true")
@@ -375,10 +375,10 @@ def main() -> None:
         folder = Path(place) / "model"
         save_model(folder, source, *planning.SHAPES[SHAPES[asked.size]])
         found = {
-            "device": models.name_of(models.device()),
+            "device": models.name_of(device),
             "threads": asked.threads,
             "model": f"RoBERTa-{asked.size.title()}, random weights",
-            "dtype": str(models.dtype(asked.precision, models.device())).removeprefix("torch."),
+            "dtype": str(models.dtype(asked.precision, device)).removeprefix("torch."),
             **compare(storage, source, words, folder, asked),
         }
         gc.collect()

@@ -80,7 +80,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 from transformers import logging as transformers_logging
 
-from raythief import config, encoding, models, planning, runs, speed, training
+from raythief import accelerators, config, encoding, models, planning, runs, speed, training
 from raythief.artifacts import Artifact, Storage
 from raythief.config import LABELS, Resources, TrainingWorkers
 from raythief.progress import silent
@@ -316,7 +316,7 @@ def planned(
 def bare(task: Task, notes: str) -> Counts:
     """Train in the plainest way on the best batches."""
     torch.set_num_threads(task.threads)
-    device = models.device()
+    device = accelerators.device()
     how, data, gold = task.training, task.encoded(), task.gold()
     packed, counts = [], []
     for rows in task.likest(np.argsort(-data.lengths, kind="stable"), data.lengths):
@@ -377,7 +377,7 @@ def trainer(task: Task, notes: str) -> Counts:
                 per_device_train_batch_size=how.batch_size,
                 train_sampling_strategy="group_by_length",
                 max_steps=len(task.wanted),
-                bf16=models.dtype(how.precision, models.device()) == torch.bfloat16,
+                bf16=models.dtype(how.precision, accelerators.device()) == torch.bfloat16,
                 dataloader_pin_memory=torch.cuda.is_available(),
                 save_strategy="no",
                 report_to="none",
@@ -552,8 +552,8 @@ def main() -> None:
     os.environ.update(RAY_worker_niceness="0")  # ours is no nicer than the others
     torch.set_num_threads(asked.threads)
     shape, embedding = SIZES[asked.size]
-    dtype = models.dtype(asked.precision, models.device())
-    top = speed.matrix_flops(models.device(), dtype)
+    dtype = models.dtype(asked.precision, accelerators.device())
+    top = speed.matrix_flops(accelerators.device(), dtype)
     torch.cuda.empty_cache()
     source = measured(asked.text) if asked.text else synthetic()
     rows = generated(source, asked.rows)
@@ -575,7 +575,7 @@ def main() -> None:
         seed, wanted = planned(how, lengths, lambda tokens: abs(tokens.sum() - len(tokens) * mean))
         task = Task(model, rows, how, seed, wanted, asked.threads)
         found = {
-            "device": models.name_of(models.device()),
+            "device": models.name_of(accelerators.device()),
             "threads": asked.threads,
             "model": f"{asked.size}, random weights",
             "dtype": str(dtype).removeprefix("torch."),

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
-from raythief import cards, models, sharding
+from raythief import accelerators, cards, models
 from raythief.artifacts import Artifact
 from raythief.bilstm import BiLstmForNli
 from raythief.config import LANGUAGES, Alignment, Language, Resources
@@ -187,7 +187,8 @@ def build(
     target.upload(english.local("model"), "model/en")
     task = _align_one.options(
         num_cpus=resources.training.cpus,
-        num_gpus=sharding.gpus(resources.training),
+        num_gpus=accelerators.gpus(resources.training),
+        resources=accelerators.custom(resources.training),
         max_retries=resources.restarts,
     )
     missing = [one for one in languages if _result(target, one) is None]
@@ -224,7 +225,7 @@ def _align_one(
 ) -> str:
     """Align one language and write its model; returns the language."""
     torch.set_num_threads(max(1, int(cpus)))
-    device, own = models.device(), words.local(language)
+    device, own = accelerators.device(), words.local(language)
     source = english.local("model")
     ours = models.classifier(source).to(device).eval()
     assert isinstance(ours, BiLstmForNli), f"{source} is no BiLSTM"

@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from raythief import models, nli, sharding
+from raythief import accelerators, models, nli, sharding
 from raythief.artifacts import WORK, Artifact
 from raythief.config import Inference, Resources
 from raythief.errors import UserError
@@ -208,7 +208,7 @@ def nearest(
     Returns:
         The products, shape [rows], and whose they are, shape [rows].
     """
-    device = models.device()
+    device = accelerators.device()
     rows = torch.from_numpy(wanted).to(device, torch.float64)
     best = torch.full((len(rows),), -math.inf, dtype=torch.float32, device=device)
     place = torch.zeros(len(rows), dtype=torch.int64, device=device)
@@ -256,7 +256,7 @@ class Nearest(sharding.ShardWorker):
         table = sharding.read(self.train, piece)
         found, ids = nearest(self.wanted, self._vectors(table), table["id"].to_numpy())
         row = pa.table({"product": to_lists(found), "nearest": to_lists(ids)})
-        return row, {"device": models.name_of(models.device())}
+        return row, {"device": models.name_of(accelerators.device())}
 
     def _vectors(self, table: pa.Table) -> Vectors:
         vectors = to_vectors(table)

@@ -10,9 +10,8 @@ from collections.abc import Collection
 from typing import Literal
 
 import ray
-from ray._private.state import state as _state  # what autoscaling may add is told nowhere else
 
-from raythief import sharding
+from raythief import accelerators
 from raythief.config import Resources, Workers
 from raythief.errors import UserError
 
@@ -35,16 +34,22 @@ def check(resources: Resources, groups: Collection[Group] = GROUPS) -> None:
     """
     if "training" in groups:
         _refuse("a training", _training(resources))
-    if _autoscaled():  # what its nodes will be like is not known here
-        return
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for name in groups:
         each: Workers = getattr(resources, name)
-        bundle = {"CPU": each.cpus, "GPU": sharding.gpus(each)}
-        if each.workers and not any(_fits(bundle, node) for node in nodes):
+        bundle = accelerators.bundle(each, f"resources.{name}")  # or no kind has the memory
+        if not each.workers or accelerators.growth() is not None:
+            continue  # what nodes will be like that an autoscaler adds is not known here
+        needed, held = _least(resources) if name == "training" else 1, _held(bundle)
+        if not held:
             raise UserError(
-                f"resources.{name}: a worker needs {each.cpus:g} CPUs and {bundle['GPU']:g} GPUs, "
-                "and no node of the cluster has both; ask for less"
+                f"resources.{name}: a worker needs {accelerators.worded(bundle)}, and no node of "
+                "the cluster has them together; ask for less"
+            )
+        if held < needed:
+            raise UserError(
+                f"resources.{name}: a training waits for {needed} workers, each with "
+                f"{accelerators.worded(bundle)}, and the nodes of the cluster hold {held}; ask for "
+                "fewer"
             )
 
 
@@ -62,6 +67,9 @@ def trials(resources: Resources, most: int | None) -> int:
     _refuse("a trial", needed)
     check(resources)
     fits = min(have[unit] // amount for unit, amount in needed.items() if amount)
+    if resources.training.workers and accelerators.growth() is None:
+        groups = _held(accelerators.bundle(resources.training)) // _least(resources)
+        fits = min(fits, groups)
     return int(fits if most is None else min(fits, most))
 
 
@@ -70,7 +78,7 @@ def own(resources: Resources) -> dict[str, float]:
     alone = [each for each in (resources.training, resources.inference) if not each.workers]
     return {
         "CPU": max((each.cpus for each in alone), default=OWN_CPUS),
-        "GPU": max((sharding.gpus(each) for each in alone), default=0.0),
+        "GPU": max((accelerators.gpus(each) for each in alone), default=0.0),
     }
 
 
@@ -84,15 +92,29 @@ def _needed(resources: Resources) -> dict[str, float]:
     """CPUs and GPUs of a trial: its process and the workers of its largest stage."""
     process, training, pool = own(resources), _training(resources), resources.inference
     data = 1 if pool.workers else 0  # Ray Data's own tasks
-    inference = {"CPU": pool.workers * pool.cpus + data, "GPU": pool.workers * sharding.gpus(pool)}
+    inference = {
+        "CPU": pool.workers * pool.cpus + data,
+        "GPU": pool.workers * accelerators.gpus(pool),
+    }
     return {unit: process[unit] + max(training[unit], inference[unit]) for unit in process}
 
 
 def _training(resources: Resources) -> dict[str, float]:
     """CPUs and GPUs without which a training does not start."""
     how = resources.training
-    size = how.min_workers or how.workers
-    return {"CPU": size * how.cpus, "GPU": size * sharding.gpus(how)}
+    size = _least(resources)
+    return {"CPU": size * how.cpus, "GPU": size * accelerators.gpus(how)}
+
+
+def _least(resources: Resources) -> int:
+    """Workers without which a training does not start."""
+    return resources.training.min_workers or resources.training.workers
+
+
+def _held(bundle: dict[str, float]) -> int:
+    """Workers that the nodes of the cluster hold if they hold nothing else."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(accelerators.held(bundle, node) for node in nodes)
 
 
 def _refuse(what: str, needed: dict[str, float]) -> None:
@@ -106,14 +128,6 @@ def _refuse(what: str, needed: dict[str, float]) -> None:
 
 def _cluster() -> dict[str, float]:
     """What the cluster has, or can grow to."""
-    most = _state.get_max_resources_from_cluster_config() or {}
+    most = accelerators.growth() or {}
     now = ray.cluster_resources()
     return {unit: max(now.get(unit, 0), most.get(unit, 0)) for unit in ("CPU", "GPU")}
-
-
-def _autoscaled() -> bool:
-    return _state.get_max_resources_from_cluster_config() is not None
-
-
-def _fits(bundle: dict[str, float], node: dict[str, float]) -> bool:
-    return all(node.get(unit, 0) >= amount for unit, amount in bundle.items())

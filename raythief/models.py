@@ -178,11 +178,6 @@ def config_of(folder: Path, field: str) -> dict[str, Any]:
     return found
 
 
-def device() -> torch.device:
-    """This worker's device."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def dtype(precision: Precision, where: torch.device) -> torch.dtype:
     """The number format of the arithmetic: bfloat16 where a GPU has it, unless told otherwise."""
     if precision == "auto":

@@ -36,7 +36,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.markup import escape
 
-from raythief import __version__, models, pipeline, runs, sharding
+from raythief import __version__, accelerators, models, pipeline, runs
 from raythief import config as specs
 from raythief.artifacts import Storage
 from raythief.config import LABELS, Inference, Label, Spec, Workers
@@ -337,7 +337,7 @@ def _bound(
         max_ongoing_requests=2 * options.max_pairs_per_batch,
         ray_actor_options={
             "num_cpus": options.cpus,
-            "num_gpus": sharding.gpus(Workers(gpus=options.gpus)),
+            "num_gpus": accelerators.gpus(Workers(gpus=options.gpus)),
         },
         graceful_shutdown_wait_loop_s=0.2,
         **number,
@@ -456,7 +456,7 @@ def _check_address(options: specs.Serve) -> None:
 def _check_size(options: specs.Serve) -> None:
     """Raise ``UserError`` unless this machine holds all replicas; Ray would wait for ever."""
     there = ray.cluster_resources()
-    needs = {"CPU": options.cpus, "GPU": sharding.gpus(Workers(gpus=options.gpus))}
+    needs = {"CPU": options.cpus, "GPU": accelerators.gpus(Workers(gpus=options.gpus))}
     for name, each in needs.items():
         if each * options.replicas > there.get(name, 0):
             raise UserError(

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from raythief import accelerators
 from raythief.artifacts import WORK, Artifact
 from raythief.config import Workers
 from raythief.errors import UserError
@@ -225,13 +226,6 @@ def statistics_of(table: pa.Table) -> dict[str, Any]:
     return found
 
 
-def gpus(workers: Workers) -> float:
-    """GPUs of each worker: what the spec says, else one where the cluster has any."""
-    if workers.gpus is not None:
-        return workers.gpus
-    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-
-
 def _here(
     worker: type[ShardWorker], arguments: Mapping[str, Any], shards: list[Shard]
 ) -> Iterator[dict[str, Any]]:
@@ -251,7 +245,7 @@ def _stream(
     at_once: int,
 ) -> Iterator[dict[str, Any]]:
     """Yield the answer of each shard as it is done."""
-    size = min(workers.workers, len(shards))
+    size, kind = min(workers.workers, len(shards)), accelerators.custom(workers)
     rows = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
     done = rows.map_batches(
         worker,
@@ -264,7 +258,8 @@ def _stream(
             enable_true_multi_threading=at_once > 1,
         ),
         num_cpus=workers.cpus,
-        num_gpus=gpus(workers),
+        num_gpus=accelerators.gpus(workers),
+        **({"resources": kind} if kind else {}),
         # Ray's own default starts a dying actor anew for ever.
         max_restarts=restarts,
         # Without a bound of its own: while a lost node is not known to be lost, calls to its

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from raythief import encoding, metrics, models, nli
+from raythief import accelerators, encoding, metrics, models, nli
 from raythief.config import LABELS, Inference, Label
 from raythief.errors import UserError
 from raythief.wordtable import PairEncoder, Texts
@@ -64,7 +64,7 @@ class Forward:
         torch.set_num_threads(max(1, int(cpus)))
         folder = source.local()
         self.tokenizer = models.tokenizer(folder)
-        self.device = models.device()
+        self.device = accelerators.device()
         self.dtype = models.dtype(inference.precision, self.device)
         model = load(folder, inference.attention).to(self.device, self.dtype).eval()
         longest = min(inference.max_tokens, models.longest(model, self.tokenizer))

@@ -19,11 +19,35 @@ class Workers(Section):
     cpus: float = Field(1.0, gt=0)
     """CPUs of each."""
     gpus: float | None = Field(None, ge=0)
-    """GPUs of each; null takes one where the cluster has any."""
+    """GPUs of each; null takes one where the cluster has any. Several small models share a GPU with
+    a part of one (0.25)."""
+    accelerator: str | None = Field(None, min_length=1)
+    """Kind of GPU, as Ray's nodes report it (`H100`, `A100`, `T4`, `AMD-Instinct-MI300X-OAM`); null
+    takes any."""
+    gpu_memory: float | None = Field(None, gt=0)
+    """Gigabytes that the GPU must have: the smallest kind of the cluster that has as many is taken.
+    Of one that is sold with several sizes the smallest counts."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_gpu(self) -> Workers:
+        asked = [name for name in ("accelerator", "gpu_memory") if getattr(self, name) is not None]
+        if len(asked) > 1:
+            raise ValueError("accelerator and gpu_memory exclude each other; give one of them")
+        if asked and not self.workers:
+            raise ValueError(
+                f"{asked[0]} needs workers of their own, and 0 work in the process at hand; "
+                "raise workers"
+            )
+        if self.gpus is not None:
+            if asked and not self.gpus:
+                raise ValueError(f"{asked[0]} asks for a GPU, and gpus is 0; raise it")
+            if self.gpus > 1 and self.gpus % 1:
+                raise ValueError("gpus above 1 must be whole: Ray gives parts of one GPU only")
+        return self
 
 
 class TrainingWorkers(Workers):
-    """The workers of a training."""
+    """The workers of a training; on one node where one holds them all."""
 
     min_workers: int | None = Field(None, ge=1)
     """If given, a training starts with as many workers between this and `workers` as the cluster
@@ -40,6 +64,15 @@ class TrainingWorkers(Workers):
     def _bounds_in_order(self) -> TrainingWorkers:
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError("min_workers is above workers; lower it, or leave it null")
+        return self
+
+    @model_validator(mode="after")
+    def _no_gpu_is_shared(self) -> TrainingWorkers:
+        if self.workers > 1 and self.gpus is not None and 0 < self.gpus < 1:
+            raise ValueError(
+                "gpus: workers of one training can not share a GPU (NCCL refuses it); give each "
+                "one, or take one worker"
+            )
         return self
 
 

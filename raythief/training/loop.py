@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import ray
 import ray.train
-import ray.train.torch
 import torch
 from numpy.typing import NDArray
 
-from raythief import encoding, models, speed
+from raythief import accelerators, encoding, models, speed
 from raythief.config import LABELS, Training
 from raythief.progress import Tell, Watch
 from raythief.training import collapse, continuation, objective, parallel, selection
@@ -54,7 +53,7 @@ def worker_loop(config: Mapping[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(how.cpus)))
-    device = ray.train.torch.get_device()
+    device = accelerators.device()
     precision = models.dtype(training.precision, device)
 
     folder = job.source.local()

@@ -10,7 +10,7 @@ import ray
 import ray.train
 import ray.train.torch
 
-from raythief import progress, sharding
+from raythief import accelerators, progress
 from raythief.artifacts import WORK
 from raythief.training.data import prepare
 from raythief.training.job import Job
@@ -61,17 +61,17 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
 
 def _trainer(job: Job, config: dict[str, Any]) -> ray.train.torch.TorchTrainer:
     how, resources, storage = job.resources.training, job.resources, job.target.storage
-    gpus = sharding.gpus(how)
+    bundle = {unit: amount for unit, amount in accelerators.bundle(how).items() if amount}
     workers = min(how.workers, job.training.batch_size)
     least = min(how.min_workers or workers, workers)
-    bundle = {"CPU": how.cpus} | ({"GPU": gpus} if gpus else {})
     return ray.train.torch.TorchTrainer(
         worker_loop,
         train_loop_config=config,
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers if least == workers else (least, workers),
-            use_gpu=gpus > 0,
+            use_gpu="GPU" in bundle,
             resources_per_worker=bundle,
+            placement_strategy="PACK",  # on one node where one holds them all
         ),
         run_config=ray.train.RunConfig(
             name=job.target.fingerprint,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ray.util.accelerators import accelerators as names
 
-from raythief import capacity
-from raythief.config import Resources
+from raythief import accelerators, capacity
+from raythief.config import Resources, Workers
 from raythief.errors import UserError
 
 
@@ -15,12 +16,17 @@ def cluster(
     monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float], most: dict[str, int] | None = None
 ) -> None:
     """A cluster of nodes, each some CPUs and GPUs, that can grow to ``most``."""
-    total = {unit: sum(node.get(unit, 0) for node in nodes) for unit in ("CPU", "GPU")}
-    total = {unit: amount for unit, amount in total.items() if amount}
+    units = {unit for node in nodes for unit in node}
+    total = {unit: sum(node.get(unit, 0) for node in nodes) for unit in units}
     monkeypatch.setattr(capacity.ray, "cluster_resources", lambda: total)
     alive = [{"Alive": True, "Resources": node} for node in nodes]
     monkeypatch.setattr(capacity.ray, "nodes", lambda: alive)
-    monkeypatch.setattr(capacity._state, "get_max_resources_from_cluster_config", lambda: most)
+    monkeypatch.setattr(accelerators, "growth", lambda: most)
+
+
+def box(kind: str, gpus: int = 4) -> dict[str, float]:
+    """A node with GPUs of a kind."""
+    return {"CPU": 32.0, "GPU": float(gpus), f"accelerator_type:{kind}": 1.0}
 
 
 def resources(**sections: Any) -> Resources:
@@ -71,6 +77,83 @@ def test_a_worker_must_fit_on_one_node(monkeypatch: pytest.MonkeyPatch):
         capacity.check(resources(training={"cpus": 6}))
     assert str(caught.value) == (
         "resources.training: a worker needs 6 CPUs and 0 GPUs, and no node of the cluster has "
-        "both; ask for less"
+        "them together; ask for less"
     )
     capacity.check(resources(training={"workers": 2, "cpus": 3}))
+
+
+def test_what_is_left_over_on_several_nodes_holds_no_worker(monkeypatch: pytest.MonkeyPatch):
+    """Nine CPUs are enough for three workers, were they on one node."""
+    cluster(monkeypatch, {"CPU": 3.0}, {"CPU": 3.0}, {"CPU": 3.0})
+    wanted = resources(training={"workers": 4, "cpus": 2})
+    with pytest.raises(UserError) as caught:
+        capacity.check(wanted)
+    assert str(caught.value) == (
+        "resources.training: a training waits for 4 workers, each with 2 CPUs and 0 GPUs, and the "
+        "nodes of the cluster hold 3; ask for fewer"
+    )
+    capacity.check(resources(training={"workers": 4, "min_workers": 3, "cpus": 2}))
+    pairs = resources(training={"workers": 2, "cpus": 2}, inference={"workers": 0})
+    assert capacity.trials(pairs, None) == 1  # for two there would be CPUs enough
+
+
+@pytest.mark.parametrize(
+    ("share", "gpus", "workers"),
+    [(0.25, 1, 4), (0.4, 2, 4), (1.0, 3, 3), (2.0, 5, 2), (0.1, 1, 10)],
+)
+def test_no_worker_is_given_shares_of_two_gpus(share: float, gpus: int, workers: int):
+    assert accelerators.held({"CPU": 0.5, "GPU": share}, {"CPU": 64.0, "GPU": gpus}) == workers
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"gpu_memory": 16}, "T4"),
+        ({"gpu_memory": 16.5}, "A10G"),
+        ({"gpu_memory": 24}, "A10G"),
+        ({"gpu_memory": 41}, "H100"),
+        ({"accelerator": "T4"}, "T4"),
+        ({}, None),
+    ],
+)
+def test_the_smallest_kind_with_memory_enough_is_taken(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], found: str | None
+):
+    cluster(monkeypatch, box("H100"), box("T4"), box("A10G"), box("Z9000"))
+    workers = Workers.model_validate(asked)
+    assert accelerators.kind(workers) == found
+    expected = {f"accelerator_type:{found}": 0.001} if found else {}
+    assert accelerators.bundle(workers) == {"CPU": 1.0, "GPU": 1.0, **expected}
+
+
+def test_a_kind_that_an_autoscaler_may_add_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    cluster(monkeypatch, {"CPU": 2.0}, most={"CPU": 66, "GPU": 8, "accelerator_type:H100": 1})
+    wanted = resources(training={"workers": 8, "gpu_memory": 80})
+    assert accelerators.kind(wanted.training) == "H100"
+    capacity.check(wanted)
+
+
+def test_memory_that_no_kind_has_is_refused(monkeypatch: pytest.MonkeyPatch):
+    cluster(monkeypatch, box("T4"), box("Z9000"))
+    with pytest.raises(UserError) as caught:
+        capacity.check(resources(training={"gpu_memory": 80}))
+    assert str(caught.value) == (
+        "resources.training.gpu_memory: no accelerator of the cluster is known to have 80 GB (it "
+        "has T4 with 16 GB, Z9000 of unknown size); ask for less, or for a kind by its name with "
+        "accelerator"
+    )
+
+
+def test_a_group_that_the_nodes_of_a_kind_do_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch):
+    cluster(monkeypatch, box("H100", 2), box("T4", 8))
+    capacity.check(resources(training={"workers": 8}))
+    with pytest.raises(UserError, match="8 workers, each with 1 CPUs and 1 GPUs of the kind H100"):
+        capacity.check(resources(training={"workers": 8, "accelerator": "H100"}))
+    with pytest.raises(UserError, match=r"GPUs of the kind L4, and no node of the cluster has"):
+        capacity.check(resources(inference={"accelerator": "L4"}))
+    one = resources(training={"accelerator": "H100"}, inference={"gpus": 0.5})
+    assert capacity.trials(one, None) == 2
+
+
+def test_every_kind_is_one_that_ray_knows():
+    assert set(accelerators.MEMORY_GB) <= set(map(str, vars(names).values()))
