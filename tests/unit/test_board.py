@@ -81,3 +81,27 @@ def test_one_language_alone_is_no_group() -> None:
     entry = Entry("t000", POINT, 0.0)
     entry.latest = {"objective": 0.5, "runs": json.dumps([{"scores": {"bought": 0.5}}])}
     assert all(share != share for share in entry.groups("bought"))
+
+
+def test_where_there_is_no_terminal_a_line_tells_now_and_then_how_far_each_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Once:
+        """Is set after it has been waited for once."""
+
+        def __init__(self) -> None:
+            self.answers = [False, True]
+
+        def wait(self, seconds: float) -> bool:
+            return self.answers.pop(0)
+
+    notices = SimpleNamespace(all=SimpleNamespace(remote=lambda: {"a": ("extractor", 30, 9000)}))
+    monkeypatch.setattr(board.ray, "get", lambda found, timeout: found)
+    monkeypatch.setattr(board, "LINE_EVERY_S", -1.0)
+    file = io.StringIO()
+    made = Board([POINT], 1, "xnli", Console(file=file, width=60))
+    made.on_trial_start(0, [], trial())
+    made.notices, made.stop, made.said = notices, Once(), 0.0  # type: ignore[assignment]
+    made._listen()
+    assert "t000" in file.getvalue()
+    assert "extractor 30 of 9,000  learning_rate 0.001" in file.getvalue()
