@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -153,6 +154,35 @@ def test_a_group_that_the_nodes_of_a_kind_do_not_hold_is_refused(monkeypatch: py
         capacity.check(resources(inference={"accelerator": "L4"}))
     one = resources(training={"accelerator": "H100"}, inference={"gpus": 0.5})
     assert capacity.trials(one, None) == 2
+
+
+@pytest.mark.parametrize(
+    ("worker", "given", "torch_finds", "hip", "environment", "expected"),
+    [
+        (True, ["3"], True, None, {"CUDA_VISIBLE_DEVICES": "1,3"}, "cuda:1"),
+        (True, [0], True, None, {"CUDA_VISIBLE_DEVICES": "0"}, "cuda:0"),
+        (True, ["3"], True, "6.4", {"HIP_VISIBLE_DEVICES": "3", "CUDA_VISIBLE_DEVICES": "2,3"},
+         "cuda:0"),
+        (True, [], True, None, {}, "cpu"),  # Ray hides no GPU from a worker without one
+        (True, ["0"], False, None, {"CUDA_VISIBLE_DEVICES": "0"}, "cpu"),
+        (False, [], True, None, {}, "cuda:0"),
+        (False, [], False, None, {}, "cpu"),
+    ],
+)  # fmt: skip
+def test_a_worker_computes_on_what_ray_gave_it(
+    monkeypatch: pytest.MonkeyPatch, worker: bool, given: list[Any], torch_finds: bool,
+    hip: str | None, environment: dict[str, str], expected: str,
+):  # fmt: skip
+    ray, mode = accelerators.ray, SimpleNamespace(mode=1 if worker else 0)
+    assert ray.WORKER_MODE == 1
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(worker=mode))
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: given)
+    monkeypatch.setattr(accelerators.torch.cuda, "is_available", lambda: torch_finds)
+    monkeypatch.setattr(accelerators.torch.version, "hip", hip)
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, environment.get(name, ""))
+    assert str(accelerators.device()) == expected
 
 
 def test_every_kind_is_one_that_ray_knows():
