@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -78,14 +79,18 @@ class Display:
     def stage(self, title: str) -> Iterator[Tell]:
         """Show a bar under ``title`` for as long as the block runs."""
         task = self.bars.add_task(title, total=None, note="")
-        said = time.monotonic()
+        began = said = time.monotonic()
+        pace = _Pace()
 
         def tell(done: int, total: int, note: str = "") -> None:
             nonlocal said
             self.bars.update(task, completed=done, total=total, note=note)
+            left = pace.time_left(done, total)
             if not self.console.is_terminal and time.monotonic() - said > LINE_EVERY_S:
                 said = time.monotonic()
-                self.line(f"  {title}: {done:,} of {total:,}  {note}")
+                parts = [f"{done:,} of {total:,}", "" if left is None else f"{left} left", note]
+                where = "  ".join(part for part in parts if part)
+                self.line(f"[dim]·[/] {said - began:7.1f} s  {title:<28} {where}")
 
         try:
             yield tell
@@ -95,6 +100,22 @@ class Display:
     def line(self, text: str) -> None:
         """Print a line above the bars."""
         self.console.print(text, highlight=False, soft_wrap=True)
+
+
+class _Pace:
+    """How long what is left takes, by what was done since the first word of it."""
+
+    def __init__(self) -> None:
+        self.since, self.first, self.total = 0.0, 0, -1
+
+    def time_left(self, done: int, total: int) -> datetime.timedelta | None:
+        """None until something was done; a stage that begins to count anew is timed anew."""
+        if total != self.total or done < self.first:
+            self.since, self.first, self.total = time.monotonic(), done, total
+        if not self.first < done < total:
+            return None
+        each = (time.monotonic() - self.since) / (done - self.first)
+        return datetime.timedelta(seconds=round(each * (total - done)))
 
 
 class _Mailbox:
