@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from raythief import building, capacity, labeling, metering, models, pipeline, report, victims
 from raythief.api import Remote
 from raythief.artifacts import Storage
-from raythief.config import Spec, Variant, Victim, expand
+from raythief.config import Resources, Spec, Variant, Victim, expand
 from raythief.errors import MissingFileError, UserError
 from raythief.progress import Display
 from raythief.stages import Stage
@@ -209,21 +209,39 @@ def _cluster_for(wanted: Sequence[Row], storage: Storage, address: str | None) -
     Raises:
         UserError: it does not hold the workers of such a stage.
     """
-    missing = [
+    missing = _missing(wanted, storage)
+    if not missing:
+        yield
+        return
+    with cluster(address):
+        _check_workers(missing)
+        yield
+
+
+def check_workers(wanted: Sequence[Row], storage: Storage) -> None:
+    """Compare what the stages that have yet to be built need with the cluster that is connected.
+
+    Raises:
+        UserError: it does not hold the workers of such a stage.
+    """
+    _check_workers(_missing(wanted, storage))
+
+
+def _missing(wanted: Sequence[Row], storage: Storage) -> list[tuple[Resources, str]]:
+    """Resources and name of each stage that has yet to be built."""
+    return [
         (row.variant.spec.resources, stage.name)
         for row in wanted
         for stage in row.stages.values()
         if storage.artifact(stage.name, stage.fingerprint).manifest() is None
     ]
-    if not missing:
-        yield
-        return
-    with cluster(address):
-        for group, names in WORKERS.items():
-            needed = [resources for resources, name in missing if name in names]
-            for resources in needed[:1] + [r for r in needed[1:] if r != needed[0]]:
-                capacity.check(resources, (group,))
-        yield
+
+
+def _check_workers(missing: Sequence[tuple[Resources, str]]) -> None:
+    for group, names in WORKERS.items():
+        needed = [resources for resources, name in missing if name in names]
+        for resources in needed[:1] + [r for r in needed[1:] if r != needed[0]]:
+            capacity.check(resources, (group,))
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from raythief.config.bilstm import (
     Parallel,
     Vectors,
 )
-from raythief.config.loading import Variant, expand, load, merge, nest, validate
+from raythief.config.loading import Variant, expand, load, merge, nest, read, validate
 from raythief.config.operation import (
     Costs,
     Resources,
@@ -125,5 +125,6 @@ __all__ = [
     "load",
     "merge",
     "nest",
+    "read",
     "validate",
 ]

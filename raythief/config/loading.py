@@ -68,7 +68,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     Raises:
         UserError: the file is absent or no YAML mapping, or a field is unknown or wrong.
     """
-    tree = _read(Path(path), ())
+    tree = read(path)
     changes: dict[str, Any] = {}
     for override in overrides:
         field, equals, value = override.partition("=")
@@ -79,6 +79,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     for _ in expand(spec, str(path)):  # a wrong variant is told before anything starts
         pass
     return spec
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The tree of a spec file, laid over those that it extends; nothing in it is checked.
+
+    Raises:
+        UserError: a file is absent or no YAML mapping, or they extend each other.
+    """
+    return _read(Path(path), ())
 
 
 def validate(tree: Mapping[str, Any], origin: str) -> Spec:

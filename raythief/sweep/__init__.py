@@ -49,7 +49,7 @@ from raythief.sweep import outcome, space
 from raythief.sweep.board import Board
 from raythief.sweep.trial import Trial
 
-__all__ = ["rows", "run"]
+__all__ = ["check", "rows", "run"]
 
 _UNBOUNDED = 1_000_000
 """Looks that no training reaches: a trial ends by itself, not by ASHA's `max_t`."""
@@ -70,7 +70,7 @@ def run(spec: Spec, *, address: str | None = None, console: Console) -> dict[str
     spec = spec.model_copy(
         update={"storage": storage.uri, "data_root": str(spec.root.resolve()), "variants": {}}
     )
-    points = space.points(spec.sweep, spec.seed) if spec.sweep.searcher == "random" else []
+    points = _points(spec)
     runs.check(_rows(spec, points or _ends(spec)), storage, spec.costs.budget)
     total = len(points) or spec.sweep.samples
     with runs.cluster(address):
@@ -85,6 +85,18 @@ def run(spec: Spec, *, address: str | None = None, console: Console) -> dict[str
             _tune(spec, storage, points, concurrent, board)
         del meter  # held until here: an actor ends with its last handle
         return outcome.conclude(spec, storage, list(board.entries.values()), started, console)
+
+
+def check(spec: Spec) -> None:
+    """Find the mistakes that can be found before a trial runs, on the cluster that is connected.
+
+    Raises:
+        UserError: as ``run`` would.
+    """
+    _check(spec)
+    made = _rows(spec, _points(spec) or _ends(spec))
+    runs.check(made, Storage.at(spec.storage), spec.costs.budget)
+    capacity.trials(spec.resources, spec.sweep.concurrent)
 
 
 def rows(spec: Spec) -> list[runs.Row]:
@@ -111,6 +123,11 @@ def _check(spec: Spec) -> None:
         )
     if spec.sweep.cost and not spec.costs.query_usd and not spec.costs.gpu_hour_usd:
         raise UserError("sweep.cost needs prices: set costs.query_usd or costs.gpu_hour_usd")
+
+
+def _points(spec: Spec) -> list[space.Point]:
+    """The configurations that will be tried, none if the searcher chooses as it goes."""
+    return space.points(spec.sweep, spec.seed) if spec.sweep.searcher == "random" else []
 
 
 def _ends(spec: Spec) -> list[space.Point]:
