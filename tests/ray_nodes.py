@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "the-token-of-the-tests"}
@@ -21,12 +22,15 @@ class Nodes:
 
     Args:
         count: Nodes besides the head.
-        options: Of each node, as ``ray.cluster_utils.Cluster.add_node`` takes them.
+        head: Options of the head, as ``ray.cluster_utils.Cluster.add_node`` takes them.
+        options: Of each node, likewise.
     """
 
-    def __init__(self, count: int, **options: Any) -> None:
-        self.plan = {"count": count, "options": options}
-        self.environment = {**TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+    def __init__(self, count: int, head: dict[str, Any] | None = None, **options: Any) -> None:
+        self.plan = {"count": count, "head": head or {}, "options": options}
+        here = Path(sys.executable).parent  # jobs begin with `python`, as in an active environment
+        path = f"{here}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {**TOKEN, "RAY_USAGE_STATS_ENABLED": "0", "PATH": path}
         """What a driver of the cluster needs."""
 
     def __enter__(self) -> Nodes:
@@ -61,11 +65,14 @@ class Nodes:
         raise AssertionError("the cluster ended")
 
 
-def main(count: int, options: dict[str, Any]) -> None:
+def main(count: int, head: dict[str, Any], options: dict[str, Any]) -> None:
+    from ray._private.utils import write_ray_address
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    defaults = {"num_cpus": 0, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=defaults | head)
+    if "temp_dir" in head:  # jobs look there for the cluster that they belong to
+        write_ray_address(cluster.address, head["temp_dir"])
     nodes = [cluster.add_node(**options) for _ in range(count)]
     print("nodes:", cluster.address, flush=True)
     for line in sys.stdin:
