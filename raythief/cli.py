@@ -1,4 +1,5 @@
-"""The command line: `raythief plan|run|status|sweep|report|serve|demo|reference`."""
+"""The command line: `raythief plan|run|status|sweep|report|serve|demo|reference`, and on a cluster
+`submit|jobs|stop`."""
 
 from __future__ import annotations
 
@@ -58,6 +59,14 @@ Address = Annotated[
     typer.Option(
         help="Ray cluster to run on (`auto`, `ray://host:10001`). Default: RAY_ADDRESS, which "
         "`ray job submit` sets; else Ray is started on this machine.",
+    ),
+]
+Dashboard = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="Dashboard of the cluster, `http://HEAD:8265`. Default: RAY_API_SERVER_ADDRESS, "
+        "else RAY_ADDRESS.",
     ),
 ]
 INTERRUPTED = 130
@@ -189,6 +198,56 @@ def serve(spec: SpecPath, overrides: Overrides = None, address: Address = None) 
         sys.stdout.flush()  # a pipe would keep it until the end
 
     serving.run(loaded, address=address, console=console, ready=ready)
+
+
+@app.command()
+def submit(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    trials: Annotated[
+        bool, typer.Option("--sweep", help="Run `raythief sweep` there, not `raythief run`.")
+    ] = False,
+    address: Dashboard = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return once it is submitted; do not follow its log.")
+    ] = False,
+) -> None:
+    """Run a spec as a job on a Ray cluster, and follow its log.
+
+    The cluster is looked at first: versions, token, storage as each node sees it, workers that
+    the spec needs. The same command given again attaches to the job. Ctrl-C leaves the job
+    running. The exit code is the job's.
+    """
+    from raythief.submission import jobs as submission
+
+    code = submission.submit(
+        spec,
+        overrides or [],
+        sweep=trials,
+        address=address,
+        detach=detach,
+        console=console,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def jobs(address: Dashboard = None) -> None:
+    """List the jobs on a Ray cluster that run raythief, newest first."""
+    from raythief.submission import jobs as submission
+
+    submission.show(address, Console() if sys.stdout.isatty() else Console(width=120))
+
+
+@app.command()
+def stop(
+    job: Annotated[str, typer.Argument(metavar="ID", help="As `raythief jobs` lists it.")],
+    address: Dashboard = None,
+) -> None:
+    """Stop a job and wait for its end. What it finished is kept; submit it again to go on."""
+    from raythief.submission import jobs as submission
+
+    submission.stop(job, address, console)
 
 
 @app.command()
