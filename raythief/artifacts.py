@@ -8,14 +8,14 @@
 A finished artifact is never trusted blindly: before it is used its files are compared with the
 manifest.
 
-Storage is any filesystem that pyarrow knows: a local folder, NFS, ``s3://``, ``gs://``.
+Storage is any filesystem that pyarrow knows: a local folder, NFS, ``s3://``, ``gs://``. Of an object
+store it is asked that what is written is seen by all readers at once, as S3 and its like promise.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -28,14 +28,13 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from raythief import s3
 from raythief.errors import UserError
-
-log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 DONE = "_SUCCESS"
-LEASE = "_lease.json"
-"""Who builds the artifact, see ``raythief.leases``; no part of it."""
+LEASE = "_lease-"
+"""How files begin that tell who builds the artifact, see ``raythief.leases``; no part of it."""
 WORK = "_work"
 """Folder of an artifact for what only its building needs; removed when it is finished."""
 
@@ -67,6 +66,10 @@ class Storage:
         """Whether plain file operations reach it."""
         return isinstance(self.fs, pa.fs.LocalFileSystem)
 
+    def address(self, path: str) -> str:
+        """How a person opens a path within the filesystem."""
+        return path if self.is_local else f"{self.uri.partition('://')[0]}://{path}"
+
     def artifact(self, stage: str, fingerprint: str) -> Artifact:
         """The artifact of that stage and fingerprint, finished or not."""
         return Artifact(self, stage, fingerprint)
@@ -92,17 +95,19 @@ class Storage:
                 stream.write(b"")
             self.fs.delete_file(probe)
         except OSError as error:
-            reason = str(error).splitlines()[0]
+            reason = s3.explain(error) if self.uri.startswith("s3://") else _first_line(error)
             raise UserError(f"storage: {self.uri} can not be written: {reason}") from None
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a whole file below the root, or nothing of it."""
         target = f"{self.root}/{path}"
-        self.fs.create_dir(target.rpartition("/")[0], recursive=True)
-        if not self.is_local:  # object stores show an object only once it is complete
+        if (
+            not self.is_local
+        ):  # object stores show an object once it is complete, and have no folders
             with self.fs.open_output_stream(target) as stream:
                 stream.write(data)
             return
+        self.fs.create_dir(target.rpartition("/")[0], recursive=True)
         draft = f"{target}.{uuid.uuid4().hex}.tmp"
         with self.fs.open_output_stream(draft) as stream:
             stream.write(data)
@@ -189,7 +194,8 @@ class Artifact:
             if file.is_file():
                 name = f"{folder}/{file.relative_to(source).as_posix()}"
                 target = f"{self.absolute}/{name}"
-                self.storage.fs.create_dir(target.rpartition("/")[0], recursive=True)
+                if self.storage.is_local:
+                    self.storage.fs.create_dir(target.rpartition("/")[0], recursive=True)
                 pa.fs.copy_files(
                     str(file), target, pa.fs.LocalFileSystem(), self.storage.fs, use_threads=False
                 )
@@ -274,12 +280,17 @@ def hash_files(paths: Mapping[str, Path]) -> dict[str, str]:
 def _open(uri: str) -> tuple[pa.fs.FileSystem, str]:
     if "://" not in uri:
         return pa.fs.LocalFileSystem(), uri
+    if uri.startswith("s3://"):
+        return s3.connect(uri)
     try:
         fs, path = pa.fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"storage: {uri} can not be opened: {reason}") from None
+        raise UserError(f"storage: {uri} can not be opened: {_first_line(error)}") from None
     return fs, path.rstrip("/")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 @lru_cache(maxsize=4096)

@@ -158,7 +158,7 @@ def report(
     from raythief.artifacts import Storage
 
     place = Storage.at(storage)
-    typer.echo(f"report: {reporting.write(place.fs, place.root, name)}")
+    typer.echo(f"report: {place.address(reporting.write(place.fs, place.root, name))}")
 
 
 @app.command()

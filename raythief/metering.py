@@ -4,7 +4,9 @@
 
 Every query is taken from the budget, on storage, *before* it is sent. So whatever is killed, and
 whenever, the count can only be too high: what was taken and whose answer was never kept is *lost*,
-and counts as spent. One meter serves a whole run, so budget and limits hold over all its actors.
+and counts as spent. One meter serves a whole run, so budget and limits hold over all its actors. If
+another run has taken over (``raythief.leases``), the meter finds that the ledger is not as it left it,
+and grants nothing more.
 """
 
 from __future__ import annotations
@@ -137,10 +139,9 @@ class Meter:
         """Begin, or go on with, the purchase of an artifact of so many queries."""
         self.paths.add(path)
         ledger = _read(self.storage, path)
-        self.ledgers[path] = {**ledger, "queries": queries, "started": time.time()}
         self.done[path] = [kept, rejected]
         self.faults.pop(path, None)
-        self._write(path)
+        self._write(path, {**ledger, "queries": queries, "started": time.time()})
         self._tell_spent()
         self._tell_missing()
 
@@ -162,15 +163,20 @@ class Meter:
             grant = min(most, self.budget - sum(self._spent(other) for other in self.paths))
         if grant < least:
             return 0
-        ledger["taken"] += grant
-        self._write(path)
+        if not self._is_ours(path):
+            self.stop(
+                path, f"{path}: another run goes on with this purchase; this one buys no more"
+            )
+            return self.faults[path]
+        self._write(path, {**ledger, "taken": ledger["taken"] + grant})
         self._tell_spent()
         return grant
 
     def give_back(self, path: str, rows: int) -> None:
         """Return queries that were taken and never billed."""
-        self._ledger(path)["returned"] += rows
-        self._write(path)
+        ledger = self._ledger(path)
+        if self._is_ours(path):  # else it counts as spent
+            self._write(path, {**ledger, "returned": ledger["returned"] + rows})
         self._tell_spent()
 
     def keep(self, path: str, kept: int, rejected: int) -> int:
@@ -221,8 +227,13 @@ class Meter:
         missing = sum(self.ledgers[path]["queries"] - sum(self.done[path]) for path in going_on)
         metrics.MISSING_ROWS.set(missing)
 
-    def _write(self, path: str) -> None:
-        self.storage.write_bytes(f"{path}/{LEDGER}", json.dumps(self.ledgers[path]).encode())
+    def _is_ours(self, path: str) -> bool:
+        """Whether the ledger on storage is as this meter left it."""
+        return self.storage.read_bytes(f"{path}/{LEDGER}") == _text(self._ledger(path))
+
+    def _write(self, path: str, ledger: dict[str, Any]) -> None:
+        self.storage.write_bytes(f"{path}/{LEDGER}", _text(ledger))
+        self.ledgers[path] = ledger
 
 
 def start(storage: Storage, costs: Costs, paths: Iterable[str] = ()) -> Any:
@@ -328,6 +339,10 @@ class Purse:
             if self.balance:
                 self.give_back(self.balance)
                 self.balance = 0
+
+
+def _text(ledger: Mapping[str, Any]) -> bytes:
+    return json.dumps(ledger).encode()
 
 
 def _read(storage: Storage, path: str) -> dict[str, Any]:

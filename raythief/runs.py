@@ -318,7 +318,7 @@ def run(
     if until is None:
         name = f"runs/{spec.name}/run.json"
         storage.write_bytes(name, json.dumps(record, indent=1, ensure_ascii=False).encode())
-        record["report"] = report.write(storage.fs, storage.root, spec.name)
+        record["report"] = storage.address(report.write(storage.fs, storage.root, spec.name))
         line = report.headline(storage.fs, storage.root, spec.name)
         console.print(line, highlight=False, markup=False)
     for outcome in outcomes.values():
@@ -367,8 +367,3 @@ def _row(row: Row, outcomes: Mapping[str, building.Outcome]) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "stages": built,
     }
-
-
-def location(storage: Storage, path: str) -> Path | str:
-    """How a person opens something on storage."""
-    return Path(path) if storage.is_local else f"{storage.uri.rstrip('/')}/{path}"

@@ -57,9 +57,10 @@ def find(place: str) -> list[Status]:
     Raises:
         UserError: nothing was bought there.
     """
-    one = _ARTIFACT.fullmatch(place)
+    address, mark, query = place.partition("?") if "://" in place else (place, "", "")
+    one = _ARTIFACT.fullmatch(address)
     if one:
-        storage = Storage.at(one["root"])
+        storage = Storage.at(one["root"] + mark + query)
         candidates = [storage.artifact(one["stage"], one["fingerprint"])]
     else:
         storage = Storage.at(place)

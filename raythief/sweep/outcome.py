@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from raythief import capacity, report, runs
+from raythief import capacity, report
 from raythief.artifacts import Storage
 from raythief.config import Spec
 from raythief.errors import UserError
@@ -78,8 +78,8 @@ def conclude(
     storage.write_bytes(f"{folder}/best.yaml", text.encode())
     _show(spec, entries, console)
     record["best"] = space.title(done[0].point)
-    record["best_spec"] = str(runs.location(storage, f"{storage.root}/{folder}/best.yaml"))
-    record["report"] = report.write(storage.fs, storage.root, name)
+    record["best_spec"] = storage.address(f"{storage.root}/{folder}/best.yaml")
+    record["report"] = storage.address(report.write(storage.fs, storage.root, name))
     console.print(report.headline(storage.fs, storage.root, name), highlight=False, markup=False)
     return record
 

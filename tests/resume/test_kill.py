@@ -124,4 +124,4 @@ def test_two_runs_at_once_build_everything_once(whole: Whole, tmp_path: Path) ->
     assert two.wait(timeout=500) == 0
     _, first, _ = whole
     assert files_of(storage, ["labels"]) == files_of(first, ["labels"])
-    assert not list(storage.rglob("_lease.json"))
+    assert not list(storage.rglob("_lease*"))

@@ -67,6 +67,19 @@ def test_a_new_meter_knows_what_an_old_one_granted(storage: Storage, labels: Art
     assert next_run.take(labels.path, 1, 10) == 2
 
 
+def test_a_run_that_was_taken_over_gets_and_returns_nothing_more(
+    storage: Storage, labels: Artifact
+) -> None:
+    silent = opened(storage, labels, budget=100)
+    silent.take(labels.path, 20, 20)
+    heir = opened(storage, labels, budget=100)
+    heir.take(labels.path, 30, 30)
+    assert "another run goes on" in str(silent.take(labels.path, 1, 10))
+    silent.give_back(labels.path, 5)
+    assert metering.spent(storage, labels.path) == 50
+    assert heir.take(labels.path, 1, 100) == 50
+
+
 def test_what_was_taken_and_never_kept_is_lost(storage: Storage, labels: Artifact) -> None:
     meter = opened(storage, labels, budget=None)
     meter.take(labels.path, 50, 50)

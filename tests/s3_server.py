@@ -1,0 +1,89 @@
+"""A real S3 server in this process (moto's), and one that answers everything alike.
+
+with S3Server() as s3: Storage.at(s3.uri("bucket")) ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import threading
+import urllib.request
+from collections.abc import Iterator
+
+import pyarrow.fs
+
+KEYS = {"AWS_ACCESS_KEY_ID": "the-key-of-the-tests", "AWS_SECRET_ACCESS_KEY": "never-to-be-seen"}
+
+
+class S3Server:
+    """Starts the server and stops it.
+
+    Args:
+        host: Address to listen on, and by which it is called.
+    """
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        from moto.server import ThreadedMotoServer
+
+        self.host = host
+        self._server = ThreadedMotoServer(ip_address=host, port=0, verbose=False)
+
+    def __enter__(self) -> S3Server:
+        self._server.start()
+        self.url = f"http://{self.host}:{self._server.get_host_and_port()[1]}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop()
+
+    def bucket(self, name: str) -> str:
+        """Make a bucket; returns its address."""
+        request = urllib.request.Request(f"{self.url}/{name}", method="PUT")
+        with urllib.request.urlopen(request, timeout=30):
+            return f"s3://{name}/runs?endpoint_override={self.url}"
+
+    def fs(self) -> pyarrow.fs.FileSystem:
+        """The server's files, past the code under test."""
+        return pyarrow.fs.S3FileSystem(
+            access_key="any", secret_key="any", region="us-east-1", endpoint_override=self.url
+        )
+
+    def names(self, place: str) -> list[str]:
+        """Names of all objects below a place, without folders."""
+        selector = pyarrow.fs.FileSelector(place, recursive=True, allow_not_found=True)
+        found = self.fs().get_file_info(selector)
+        files = [info.path for info in found if info.type == pyarrow.fs.FileType.File]
+        return sorted(path.removeprefix(f"{place}/") for path in files)
+
+
+@contextlib.contextmanager
+def answering(status: int, **headers: str) -> Iterator[str]:
+    """An endpoint that gives every request the same answer, as S3 would; 0 gives none."""
+    asked = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 (the server's name for it)
+            if not status:
+                asked.wait(60)
+                return
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_PUT = do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        asked.set()
+        server.shutdown()
+        server.server_close()
