@@ -8,14 +8,16 @@
 A finished artifact is never trusted blindly: before it is used its files are compared with the
 manifest.
 
-Storage is any filesystem that pyarrow knows: a local folder, NFS, ``s3://``, ``gs://``. Of an object
-store it is asked that what is written is seen by all readers at once, as S3 and its like promise.
+Storage is any filesystem that pyarrow knows: a local folder, NFS, ``s3://``, ``gs://``. An object
+store must show all readers at once what is written, as S3 and its like promise.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -101,9 +103,7 @@ class Storage:
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a whole file below the root, or nothing of it."""
         target = f"{self.root}/{path}"
-        if (
-            not self.is_local
-        ):  # object stores show an object once it is complete, and have no folders
+        if not self.is_local:  # object stores show only whole objects, and have no folders
             with self.fs.open_output_stream(target) as stream:
                 stream.write(data)
             return
@@ -182,11 +182,12 @@ class Artifact:
         }
 
     def local(self, folder: str = "") -> Path:
-        """A local copy of a folder of it; the folder itself where the storage is local."""
+        """A copy of a folder of it in this machine's cache; the folder itself on local storage."""
         path = f"{self.absolute}/{folder}".rstrip("/")
         if self.storage.is_local:
             return Path(path)
-        return _download(self.storage.uri, path)
+        done = self.storage.read_bytes(f"{self.path}/{DONE}") or b""
+        return _download(self.storage.uri, path, done.decode())
 
     def upload(self, source: Path, folder: str) -> None:
         """Copy a local folder into a folder of the artifact, file by file."""
@@ -304,8 +305,21 @@ def _sha256(uri: str, path: str, mtime_ns: int | None) -> str:
 
 
 @lru_cache
-def _download(uri: str, path: str) -> Path:
-    """Copy a remote folder to this machine, once a process."""
-    target = Path(tempfile.mkdtemp(prefix="raythief-"))
-    pa.fs.copy_files(path, str(target), _open(uri)[0], pa.fs.LocalFileSystem())
+def _download(uri: str, path: str, done: str) -> Path:
+    """Copy a remote folder to this machine's cache, once for all its processes.
+
+    Args:
+        uri: The storage.
+        path: The folder within its filesystem.
+        done: Content of the artifact's done marker; another one stands for other files.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raythief"
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = cache / hashlib.sha256(json.dumps([uri, path, done]).encode()).hexdigest()[:32]
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            draft = tempfile.mkdtemp(dir=cache)
+            pa.fs.copy_files(path, draft, _open(uri)[0], pa.fs.LocalFileSystem())
+            Path(draft).rename(target)
     return target

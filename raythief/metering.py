@@ -4,9 +4,9 @@
 
 Every query is taken from the budget, on storage, *before* it is sent. So whatever is killed, and
 whenever, the count can only be too high: what was taken and whose answer was never kept is *lost*,
-and counts as spent. One meter serves a whole run, so budget and limits hold over all its actors. If
-another run has taken over (``raythief.leases``), the meter finds that the ledger is not as it left it,
-and grants nothing more.
+and counts as spent. One meter serves a whole run, so budget and limits hold over all its actors.
+If another run has taken over (``raythief.leases``), the meter finds that the ledger is not as it
+left it, and grants nothing more.
 """
 
 from __future__ import annotations
@@ -164,9 +164,7 @@ class Meter:
         if grant < least:
             return 0
         if not self._is_ours(path):
-            self.stop(
-                path, f"{path}: another run goes on with this purchase; this one buys no more"
-            )
+            self.stop(path, f"{path}: another run goes on with this purchase; this one ends")
             return self.faults[path]
         self._write(path, {**ledger, "taken": ledger["taken"] + grant})
         self._tell_spent()

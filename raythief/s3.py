@@ -4,10 +4,10 @@
     s3://bucket/prefix?endpoint_override=http://minio:9000
     s3://bucket/prefix?region=eu-west-1
 
-Credentials come from where the AWS tools take them (``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``, the role
-of the machine), never from the address, which is shown and kept. The endpoint is the address's, or
-that of ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``. Workers open the storage anew, so all of these
-hold on every node; what stands in the address gets there by itself.
+Credentials come from where the AWS tools take them (``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``, the
+role of the machine), never from the address, which is shown and kept. The endpoint is the
+address's, or that of ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``. Workers open the storage
+anew, so variables must be set on every node; what stands in the address gets there by itself.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ def connect(uri: str) -> tuple[pa.fs.FileSystem, str]:
         )
     unknown = sorted(query.keys() - set(_KNOWN))
     if unknown or not parts.netloc:
-        reason = (
-            f"`{unknown[0]}` is not one of {', '.join(_KNOWN)}" if unknown else "names no bucket"
-        )
+        reason = f"`{unknown[0]}` is none of {', '.join(_KNOWN)}" if unknown else "it has no bucket"
         raise UserError(f"storage: {shown} can not be opened: {reason}")
     path = f"{parts.netloc}{parts.path}".rstrip("/")
     options = _options(query)

@@ -38,10 +38,14 @@ class S3Server:
         self._server.stop()
 
     def bucket(self, name: str) -> str:
-        """Make a bucket; returns its address."""
+        """Make a bucket; returns the address of a folder in it."""
         request = urllib.request.Request(f"{self.url}/{name}", method="PUT")
         with urllib.request.urlopen(request, timeout=30):
-            return f"s3://{name}/runs?endpoint_override={self.url}"
+            return self.address(name)
+
+    def address(self, bucket: str) -> str:
+        """Address of the folder `runs` of a bucket."""
+        return f"s3://{bucket}/runs?endpoint_override={self.url}"
 
     def fs(self) -> pyarrow.fs.FileSystem:
         """The server's files, past the code under test."""
@@ -63,7 +67,7 @@ def answering(status: int, **headers: str) -> Iterator[str]:
     asked = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 (the server's name for it)
+        def do_GET(self) -> None:
             if not status:
                 asked.wait(60)
                 return

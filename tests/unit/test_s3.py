@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from api_server import free_port
-from raythief import leases, status
+from raythief import artifacts, leases, status
 from raythief.artifacts import DONE, LEASE, MANIFEST, WORK, Artifact, Storage
 from raythief.errors import UserError
 from raythief.leases import lease
@@ -31,11 +31,12 @@ def server() -> Iterator[S3Server]:
 
 
 @pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -92,6 +93,24 @@ def test_an_artifact_on_s3_is_built_once_and_holds_what_was_written(
     assert not Stage("s", {}, never).ensure(storage)[1]
     names = ("model/config.json", "model/deep/weights", "t.parquet", MANIFEST, DONE)
     assert files(artifact, server) == sorted(names)
+
+
+def test_a_machine_holds_one_copy_of_a_folder_and_of_another_build_another(
+    storage: Storage,
+) -> None:
+    stage = Stage("s", {}, writes(**{"model/a": b"alpha"}))
+    copies = []
+    for _ in range(2):
+        artifact, _ = stage.ensure(storage)
+        artifacts._download.cache_clear()  # as if another process asked
+        copies.append(artifact.local("model"))
+    assert copies[0] == copies[1]
+    storage.fs.delete_dir(artifact.absolute)
+    anew, built = Stage("s", {}, writes(**{"model/a": b"beta"})).ensure(storage)
+    assert built
+    assert [(copy / "a").read_bytes() for copy in (copies[0], anew.local("model"))] == [
+        b"alpha", b"beta",
+    ]  # fmt: skip
 
 
 def test_damage_is_found_on_s3_too(storage: Storage, server: S3Server) -> None:
@@ -294,7 +313,7 @@ def test_keys_in_an_address_are_refused_and_not_repeated() -> None:
 
 
 def test_what_an_address_can_not_say_is_told() -> None:
-    with pytest.raises(UserError, match="`endpoint` is not one of endpoint_override, region"):
+    with pytest.raises(UserError, match="`endpoint` is none of endpoint_override, region"):
         _ = Storage.at("s3://bucket/runs?endpoint=http://minio:9000").fs
 
 
@@ -309,5 +328,5 @@ def test_a_store_that_fails_while_it_is_written_is_told(
 
     _ = storage.fs
     monkeypatch.setattr(S3Response, "put_object", denied)
-    with pytest.raises(UserError, match="can not be written: .* refuses the credentials"):
+    with pytest.raises(UserError, match=r"can not be written: .* refuses the credentials"):
         storage.check_writable()
