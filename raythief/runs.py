@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,15 @@ from raythief.progress import Display
 from raythief.stages import Stage
 from raythief.training import tracking
 
+log = logging.getLogger(__name__)
+
 LOCAL_CPUS = 4
 """Logical CPUs that Ray is told of, at least, on a machine of our own: stages need one for their
 workers and some for Ray's own tasks, and wait for each other for ever with only two."""
 
+
+WATCH_S = 10.0
+"""Seconds between two looks whether the cluster still holds the workers."""
 
 WORKERS: dict[capacity.Group, tuple[str, ...]] = {
     "training": ("victim", "extractor", "finetuned"),
@@ -213,9 +219,17 @@ def _cluster_for(wanted: Sequence[Row], storage: Storage, address: str | None) -
     if not missing:
         yield
         return
+
+    def check() -> None:
+        try:
+            _check_workers(missing)
+        except UserError:  # unless what needs them is built by now
+            _check_workers(_missing(wanted, storage))
+
     with cluster(address):
-        _check_workers(missing)
-        yield
+        check()
+        with told_of(check):
+            yield
 
 
 def check_workers(wanted: Sequence[Row], storage: Storage) -> None:
@@ -242,6 +256,34 @@ def _check_workers(missing: Sequence[tuple[Resources, str]]) -> None:
         needed = [resources for resources, name in missing if name in names]
         for resources in needed[:1] + [r for r in needed[1:] if r != needed[0]]:
             capacity.check(resources, (group,))
+
+
+@contextlib.contextmanager
+def told_of(check: Callable[[], None]) -> Iterator[None]:
+    """Warn of what a check finds, once each time: what fails without an end.
+
+    Ray waits for workers without a word, and a cluster that held them may lose its nodes.
+    """
+    stop = threading.Event()
+
+    def watch() -> None:
+        said = ""
+        while not stop.wait(WATCH_S):
+            try:
+                check()
+                said = ""
+            except UserError as error:
+                if str(error) != said:
+                    log.warning("waiting for nodes: %s", error)
+                said = str(error)
+
+    watcher = threading.Thread(target=watch, name="capacity", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
 
 
 @contextlib.contextmanager

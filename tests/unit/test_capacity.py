@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.util.accelerators import accelerators as names
 
-from raythief import accelerators, capacity
+from raythief import accelerators, capacity, runs
 from raythief.config import Resources, Workers
 from raythief.errors import UserError
 
@@ -187,3 +189,26 @@ def test_a_worker_computes_on_what_ray_gave_it(
 
 def test_every_kind_is_one_that_ray_knows():
     assert set(accelerators.MEMORY_GB) <= set(map(str, vars(names).values()))
+
+
+def test_a_cluster_that_loses_its_nodes_in_the_midst_is_told_of_once_each_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    needed = resources(training={"workers": 2})
+    monkeypatch.setattr(runs, "WATCH_S", 0.01)
+    states: Iterator[int] = iter([2, 1, 1, 1, 2, 1, 1])
+    looks = []
+
+    def check() -> None:
+        cpus = next(states, 2)
+        looks.append(cpus)
+        cluster(monkeypatch, {"CPU": float(cpus)})
+        capacity.check(needed, ("training",))
+
+    with runs.told_of(check):
+        while len(looks) < 9:
+            time.sleep(0.01)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert said[0] == said[1]
+    assert said[0].startswith("waiting for nodes: resources.training: a training waits for 2")
