@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raythief import metrics
+from raythief import metrics, progress
 from raythief.artifacts import WORK, Artifact, Storage
 from raythief.config import Costs
 from raythief.errors import UserError
@@ -236,9 +235,8 @@ class Meter:
 
 def start(storage: Storage, costs: Costs, paths: Iterable[str] = ()) -> Any:
     """The run's meter; started here, next to the driver, unless there is one already."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Meter)
-    options = {"name": _NAME, "get_if_exists": True, "scheduling_strategy": here}
+    options = {"name": _NAME, "get_if_exists": True, "scheduling_strategy": progress.here()}
     return actor.options(**options).remote(storage, costs, list(paths))
 
 

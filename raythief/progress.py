@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -167,7 +168,7 @@ def remote(tell: Tell, every_s: float = 0.5) -> Iterator[Tell]:
 
     It is a ``Watch`` if ``tell`` is one.
     """
-    mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+    mailbox = ray.remote(num_cpus=0, scheduling_strategy=here())(_Mailbox).remote()
     stop = threading.Event()
 
     def poll() -> None:
@@ -190,6 +191,11 @@ def remote(tell: Tell, every_s: float = 0.5) -> Iterator[Tell]:
         stop.set()
         poller.join(timeout=10)
         ray.kill(mailbox)
+
+
+def here() -> NodeAffinitySchedulingStrategy:
+    """Keeps an actor on this process's node: the loss of any other does not concern it."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
 class Rate:
