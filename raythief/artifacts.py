@@ -182,11 +182,14 @@ class Artifact:
         }
 
     def local(self, folder: str = "") -> Path:
-        """A copy of a folder of it in this machine's cache; the folder itself on local storage."""
+        """A copy of a finished artifact's folder in this machine's cache; the folder itself on
+        local storage.
+        """
         path = f"{self.absolute}/{folder}".rstrip("/")
         if self.storage.is_local:
             return Path(path)
-        done = self.storage.read_bytes(f"{self.path}/{DONE}") or b""
+        done = self.storage.read_bytes(f"{self.path}/{DONE}")
+        assert done is not None, f"{self.path} may still change"
         return _download(self.storage.uri, path, done.decode())
 
     def upload(self, source: Path, folder: str) -> None:

@@ -39,7 +39,9 @@ class Spec(Section):
     title: str | None = None
     """Headline of the report."""
     storage: str = "artifacts"
-    """Folder, or any address that pyarrow knows (`s3://bucket/path`, `gs://...`)."""
+    """Folder, or any address that pyarrow knows (`s3://bucket/path`, `gs://...`). Of S3, keys and
+    endpoint are those of the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...) on every node;
+    `?endpoint_override=http://host:port` and `?region=` in the address go before."""
     data_root: str | None = None
     """Folder from which relative paths of data and models start; null takes the environment
     variable RAYTHIEF_DATA, else the current folder."""
