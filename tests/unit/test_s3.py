@@ -16,6 +16,7 @@ import pytest
 from api_server import free_port
 from raythief import artifacts, leases, status
 from raythief.artifacts import DONE, LEASE, MANIFEST, WORK, Artifact, Storage
+from raythief.config import Costs
 from raythief.errors import UserError
 from raythief.leases import lease
 from raythief.metering import Meter
@@ -124,7 +125,7 @@ def test_damage_is_found_on_s3_too(storage: Storage, server: S3Server) -> None:
 
 def test_one_purchase_is_asked_for_by_its_address(storage: Storage, place: str) -> None:
     labels = storage.artifact("labels", "a" * 16)
-    Meter(storage, None, []).open(labels.path, 100, 0, 0)
+    Meter(storage, Costs(), []).open(labels.path, 100, 0, 0)
     address, _, query = place.partition("?")
     [whole], [one] = status.find(place), status.find(f"{address}/{labels.path}?{query}")
     assert whole == one
