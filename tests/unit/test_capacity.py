@@ -211,4 +211,4 @@ def test_a_cluster_that_loses_its_nodes_in_the_midst_is_told_of_once_each_time(
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
     assert said[0] == said[1]
-    assert said[0].startswith("waiting for nodes: resources.training: a training waits for 2")
+    assert said[0].startswith("waiting for nodes: resources: a training needs 2 CPUs")
