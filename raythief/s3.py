@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import pyarrow as pa
 import pyarrow.fs
@@ -45,35 +45,51 @@ def connect(uri: str) -> tuple[pa.fs.FileSystem, str]:
         UserError: the address holds a key or what is not known, nobody answers, the bucket does
             not exist or lies elsewhere, or we may not see it.
     """
-    parts = urlsplit(uri)
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    shown = f"s3://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    if "@" in parts.netloc:
+    place, _, asked = uri.removeprefix("s3://").partition("?")
+    if holds_keys(uri):
         raise UserError(
-            f"storage: {shown}: keys do not belong in the address, which is shown and kept; set "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+            f"storage: s3://{place.rpartition('@')[2]}: keys do not belong in the address, which "
+            "is shown and kept; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
         )
+    shown, bucket = f"s3://{place}", place.partition("/")[0]
+    query = dict(parse_qsl(asked, keep_blank_values=True))
     unknown = sorted(query.keys() - set(_KNOWN))
-    if unknown or not parts.netloc:
-        reason = f"`{unknown[0]}` is none of {', '.join(_KNOWN)}" if unknown else "it has no bucket"
+    reason = ""
+    if unknown:
+        reason = f"`{unknown[0]}` is none of {', '.join(_KNOWN)}"
+    elif not bucket:
+        reason = "it has no bucket"
+    elif ":" in bucket:
+        reason = f"`{bucket}` is no bucket; an endpoint is named by `?endpoint_override=`"
+    if reason:
         raise UserError(f"storage: {shown} can not be opened: {reason}")
-    path = f"{parts.netloc}{parts.path}".rstrip("/")
+    path = place.rstrip("/")
     options = _options(query)
     try:
         if "region" not in options:
-            options["region"] = _region(parts.netloc, "endpoint_override" in options)
+            options["region"] = _region(bucket, "endpoint_override" in options)
         hasty = pa.fs.AwsStandardS3RetryStrategy(max_attempts=_FIRST_ATTEMPTS)
         _look(pa.fs.S3FileSystem(**options, retry_strategy=hasty), path)
     except FileNotFoundError:
         raise UserError(
-            f"storage: {shown}: there is no bucket `{parts.netloc}` at {_where(options)}; make it, "
+            f"storage: {shown}: there is no bucket `{bucket}` at {_where(options)}; make it, "
             "or mend the address"
         ) from None
+    except pa.ArrowInvalid as error:  # of a scheme, say
+        raise UserError(f"storage: {shown} can not be opened: {error}") from None
     except OSError as error:
         raise UserError(f"storage: {shown}: {explain(error, options)}") from None
     patient = pa.fs.AwsDefaultS3RetryStrategy(max_attempts=_ATTEMPTS)
     # Opened late, a file of some megabytes takes one request instead of three.
     return pa.fs.S3FileSystem(**options, retry_strategy=patient, allow_delayed_open=True), path
+
+
+def holds_keys(uri: str) -> bool:
+    """Whether an address of any scheme names a user or keys before its bucket; a key may hold a
+    slash, which ends what URLs call the host."""
+    rest = uri.partition("://")[2].partition("?")[0]
+    host = rest.partition("/")[0]
+    return "@" in host or (":" in host and "@" in rest)
 
 
 def explain(error: OSError, options: dict[str, str] | None = None) -> str:

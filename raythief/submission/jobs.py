@@ -9,7 +9,6 @@ import logging
 import shlex
 import sys
 import time
-import urllib.parse
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raythief import config
+from raythief import config, s3
 from raythief.errors import UserError
 from raythief.submission import package as packages
 from raythief.submission import preflight
@@ -104,7 +103,7 @@ def check_storage(location: str) -> None:
     A job works in a copy of its package, in which a relative folder would be lost; and the Jobs
     API shows its command.
     """
-    if "@" in urllib.parse.urlsplit(location).netloc:
+    if s3.holds_keys(location):
         raise UserError(
             "storage holds a user or password, which the Jobs API would show to everyone; give "
             "the nodes access by their role or environment, and name the bucket alone"

@@ -308,14 +308,26 @@ def test_a_bucket_of_another_region_is_told_with_its_region() -> None:
     assert "add `?region=eu-west-1`" in said
 
 
-def test_keys_in_an_address_are_refused_and_not_repeated() -> None:
-    pair = ":".join(KEYS.values())
+@pytest.mark.parametrize("slash", ["", "/", "a/b/"])
+def test_keys_in_an_address_are_refused_and_not_repeated(slash: str) -> None:
+    pair = f":{slash}".join(KEYS.values())
     assert "keys do not belong in the address" in refusal(f"s3://{pair}@bucket/runs?region=x")
 
 
-def test_what_an_address_can_not_say_is_told() -> None:
-    with pytest.raises(UserError, match="`endpoint` is none of endpoint_override, region"):
-        _ = Storage.at("s3://bucket/runs?endpoint=http://minio:9000").fs
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [
+        ("bucket/runs?endpoint=http://minio:9000", "`endpoint` is none of endpoint_override, reg"),
+        ("minio:9000/bucket", "`minio:9000` is no bucket; an endpoint is named by `?endpoint_ove"),
+        ("bucket?region=x&endpoint_override=ftp://minio", "Invalid S3 connection scheme 'ftp'"),
+        ("/runs", "it has no bucket"),
+    ],
+)
+def test_what_an_address_can_not_say_is_told(address: str, fault: str) -> None:
+    with pytest.raises(UserError) as caught:
+        _ = Storage.at(f"s3://{address}").fs
+    shown = address.partition("?")[0]
+    assert str(caught.value).startswith(f"storage: s3://{shown} can not be opened: {fault}")
 
 
 def test_a_store_that_fails_while_it_is_written_is_told(

@@ -205,13 +205,14 @@ def test_a_storage_of_the_laptop_is_refused(location: str):
     with pytest.raises(UserError) as caught:
         jobs.check_storage(location)
     assert str(caught.value).startswith(f"storage: {location} is a folder of this machine, which ")
-    for shared in ("s3://bucket/x", "/mnt/shared"):
+    for shared in ("s3://bucket/x", "s3://bucket/me@home/x?region=a", "/mnt/shared"):
         jobs.check_storage(shared)
 
 
-def test_credentials_in_a_storage_do_not_travel():
+@pytest.mark.parametrize("pair", ["key:private", "key:private/half", "key"])
+def test_credentials_in_a_storage_do_not_travel(pair: str):
     with pytest.raises(UserError, match="storage holds a user or password") as caught:
-        jobs.check_storage("s3://key:private@bucket/x")
+        jobs.check_storage(f"s3://{pair}@bucket/x")
     assert "private" not in str(caught.value)
 
 
