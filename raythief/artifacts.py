@@ -40,6 +40,9 @@ LEASE = "_lease-"
 WORK = "_work"
 """Folder of an artifact for what only its building needs; removed when it is finished."""
 
+_READS = 5
+"""How often a file is read that others change meanwhile."""
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -116,14 +119,24 @@ class Storage:
     def read_bytes(self, path: str) -> bytes | None:
         """Content of a file below the root, None where there is none."""
         target = f"{self.root}/{path}"
-        if self.fs.get_file_info(target).type != pa.fs.FileType.File:
-            return None
-        try:
-            with self.fs.open_input_stream(target) as stream:
-                content: bytes = stream.read()
+        for _ in range(_READS):
+            content = b""
+            fault: OSError | None = None
+            try:
+                with self.fs.open_input_stream(target) as stream:
+                    content = stream.read()
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                fault = error
+            # Of a store's file the length is asked for first. One that is deleted then fails in its
+            # own way, and one that is written anew comes cut off at the length of the old.
+            info = self.fs.get_file_info(target)
+            if info.type != pa.fs.FileType.File:
+                return None
+            if fault is None and info.size == len(content):
                 return content
-        except FileNotFoundError:
-            return None
+        raise fault or OSError(f"{target} was written anew each of {_READS} times that it was read")
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,28 @@ def test_damage_is_found_on_s3_too(storage: Storage, server: S3Server) -> None:
         artifact.verify()
 
 
+@pytest.mark.parametrize("after", [None, b'{"beat": 10}', b"{}"])
+def test_what_changes_while_it_is_read_is_read_whole_or_is_not_there(
+    after: bytes | None, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a claim is renewed or taken back, after its length was asked for."""
+    from moto.s3.responses import S3Response
+
+    answer, changes = S3Response.get_object, iter([after])
+
+    def late(self: Any) -> Any:
+        for content in changes:
+            if content is None:
+                storage.fs.delete_file(f"{storage.root}/claim")
+            else:
+                storage.write_bytes("claim", content)
+        return answer(self)
+
+    storage.write_bytes("claim", b'{"beat": 9}')
+    monkeypatch.setattr(S3Response, "get_object", late)
+    assert storage.read_bytes("claim") == after
+
+
 def test_one_purchase_is_asked_for_by_its_address(storage: Storage, place: str) -> None:
     labels = storage.artifact("labels", "a" * 16)
     Meter(storage, Costs(), []).open(labels.path, 100, 0, 0)
