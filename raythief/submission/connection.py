@@ -19,6 +19,7 @@ _SIGN_IN = (
     "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN=..., or keep the token in a file that "
     "RAY_AUTH_TOKEN_PATH names"
 )
+_SCHEMES = ("http://", "https://")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -58,13 +59,13 @@ def _url(address: str | None) -> str:
     """The address that was given, or that of the environment."""
     if address is None:
         found = (os.environ.get(name, "") for name in VARIABLES)
-        address = next((url for url in found if url.startswith(("http://", "https://"))), None)
+        address = next((url for url in found if url.startswith(_SCHEMES)), None)
     if address is None:
         raise UserError(
             "--address is missing: give the address of the cluster's dashboard, as "
             "http://HEAD:8265, here or in RAY_API_SERVER_ADDRESS"
         )
-    if urllib.parse.urlsplit(address).scheme not in _PORTS:
+    if not address.startswith(_SCHEMES):
         raise UserError(
             f"--address {address}: give the address of the cluster's dashboard, as http://HEAD:8265"
         )
@@ -72,14 +73,14 @@ def _url(address: str | None) -> str:
 
 
 def _host(url: str) -> tuple[str, int]:
-    parts = urllib.parse.urlsplit(url)
     try:
-        port = parts.port or _PORTS[parts.scheme]
-    except ValueError:
-        port = 0
-    if not parts.hostname or not port:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
+    except ValueError:  # of brackets that do not close, or a port that is no number
+        host, port = None, 0
+    if not host:
         raise UserError(f"--address {url}: write it as http://HEAD:8265")
-    return parts.hostname, port
+    return host, port
 
 
 def _about_token(url: str, error: str) -> str:

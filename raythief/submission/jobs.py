@@ -136,7 +136,7 @@ def follow(client: JobSubmissionClient, job: str, console: Console, how: str = "
         The exit code of the job; 0 after Ctrl-C, which leaves the job alone.
 
     Raises:
-        UserError: the dashboard no longer answers.
+        UserError: the dashboard no longer answers, or the cluster lost the job.
     """
     log, broken = _Log(), 0
     try:
@@ -146,6 +146,8 @@ def follow(client: JobSubmissionClient, job: str, console: Console, how: str = "
             try:
                 asyncio.run(log.stream(client, job))
                 broken = 0
+            except BrokenPipeError:  # whoever read the log has gone
+                raise
             except (aiohttp.ClientError, OSError, RuntimeError):
                 broken += 1
             ended = _ended(client, job)
@@ -184,8 +186,8 @@ def table(jobs: Sequence[JobDetails], now: float) -> Table:
         began = (job.start_time or 0) / 1000
         ended = job.end_time / 1000 if job.end_time else now
         grid.add_row(
-            job.submission_id,
-            (job.metadata or {}).get("spec", ""),
+            escape(job.submission_id or ""),
+            escape((job.metadata or {}).get("spec", "")),
             job.status.lower(),
             f"{datetime.datetime.fromtimestamp(began):%Y-%m-%d %H:%M}" if began else "",
             str(datetime.timedelta(seconds=round(ended - began))) if began else "",
@@ -275,10 +277,11 @@ def _look(client: JobSubmissionClient, package: Package, console: Console) -> di
             raise UserError(f"the cluster refuses the package: {_first_line(error)}") from None
         try:
             ended = _wait(client, job)
-            log = client.get_job_logs(job)
-        finally:
-            if client.stop_job(job):  # Ctrl-C
+        except KeyboardInterrupt:
+            if client.stop_job(job):
                 _wait(client, job)
+            raise
+        log = client.get_job_logs(job)
     told = [line for line in log.splitlines() if line.startswith(preflight.MARK)]
     if told:
         found: dict[str, Any] = json.loads(told[-1].removeprefix(preflight.MARK))
@@ -313,7 +316,12 @@ def _ended(client: JobSubmissionClient, job: str) -> JobDetails | None:
     while True:
         try:
             found = client.get_job_info(job)
-        except requests.exceptions.RequestException:
+        except (requests.exceptions.RequestException, RuntimeError) as error:
+            if "does not exist" in str(error):
+                raise UserError(
+                    f"{job}: the cluster does not know it any more, as after a new start of its "
+                    "head; submit it again, and it goes on where it was"
+                ) from None
             if time.monotonic() - since > LOST_AFTER_S:
                 raise UserError(
                     f"{client.get_address()} no longer answers; the job may go on, and the same "

@@ -68,6 +68,7 @@ def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
         ("head:8265", "--address head:8265: give the address of the cluster's dashboard, as "),
         ("ray://head:10001", "--address ray://head:10001: give the address of the cluster's dash"),
         ("http://head:port", "--address http://head:port: write it as http://HEAD:8265"),
+        ("http://[::1:8265", "--address http://[::1:8265: write it as http://HEAD:8265"),
         ("http://127.0.0.1:1", "--address http://127.0.0.1:1: nobody answers (Connection refused)"),
         ("http://no-such-host.invalid", "--address http://no-such-host.invalid: nobody answers ("),
     ],
@@ -380,6 +381,50 @@ def test_a_dashboard_that_no_longer_answers_is_a_sentence(
     monkeypatch.setattr(jobs, "LOST_AFTER_S", 0)
     with pytest.raises(UserError, match="http://head:8265 no longer answers; the job may go on, "):
         jobs.follow(Away(), "a", console)
+
+
+def test_a_job_that_a_new_head_does_not_know_is_a_sentence(console: Console):
+    class Anew(Cluster):
+        failures = iter(["500: no tables yet", "404: Job a does not exist"])
+
+        def get_job_info(self, job: str) -> JobDetails:
+            raise RuntimeError(f"Request failed with status code {next(self.failures)}.")
+
+    with pytest.raises(UserError, match="a: the cluster does not know it any more, .* submit it"):
+        jobs.follow(Anew(), "a", console)
+
+
+def test_a_log_that_nobody_reads_any_more_is_no_longer_followed(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+):
+    class Closed(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        jobs.follow(Cluster(details("a", JobStatus.SUCCEEDED), log="line\n"), "a", console)
+
+
+def test_ctrl_c_ends_what_looks_at_the_cluster(
+    path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+):
+    class Interrupted(Cluster):
+        ended = ""
+
+        def get_job_info(self, job: str) -> JobDetails:
+            if not self.ended:
+                raise KeyboardInterrupt
+            return super().get_job_info(job)
+
+        def stop_job(self, job: str) -> bool:
+            self.ended = job
+            return True
+
+    cluster = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        submit(cluster, path, console, monkeypatch)
+    assert [request["submission_id"] for request in cluster.sent] == [cluster.ended]
 
 
 @pytest.mark.parametrize(
