@@ -28,7 +28,7 @@ import pyarrow as pa
 import tenacity
 
 from raythief.config import LABELS, Api, Label
-from raythief.errors import UserError
+from raythief.errors import MissingKeyError, UserError
 from raythief.metering import Purse
 from raythief.nli import SCORES
 
@@ -71,13 +71,15 @@ class Remote:
         """The API with its key from the environment.
 
         Raises:
-            UserError: the variable is not set.
+            MissingKeyError: the variable is not set.
         """
         if api.key_env is None:
             return cls(api, scores=scores)
         key = os.environ.get(api.key_env)
         if not key:
-            raise UserError(f"victim.api.key_env: the environment variable {api.key_env} is empty")
+            raise MissingKeyError(
+                f"victim.api.key_env: the environment variable {api.key_env} is empty"
+            )
         return cls(api, key, scores)
 
     def hide(self, text: str) -> str:

@@ -31,7 +31,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from raythief import s3
-from raythief.errors import UserError
+from raythief.errors import UserError, first_line
 
 MANIFEST = "manifest.json"
 DONE = "_SUCCESS"
@@ -100,7 +100,7 @@ class Storage:
                 stream.write(b"")
             self.fs.delete_file(probe)
         except OSError as error:
-            reason = s3.explain(error) if self.uri.startswith("s3://") else _first_line(error)
+            reason = s3.explain(error) if self.uri.startswith("s3://") else first_line(error)
             raise UserError(f"storage: {self.uri} can not be written: {reason}") from None
 
     def write_bytes(self, path: str, data: bytes) -> None:
@@ -302,12 +302,8 @@ def _open(uri: str) -> tuple[pa.fs.FileSystem, str]:
     try:
         fs, path = pa.fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"storage: {uri} can not be opened: {_first_line(error)}") from None
+        raise UserError(f"storage: {uri} can not be opened: {first_line(error)}") from None
     return fs, path.rstrip("/")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
 
 
 @lru_cache(maxsize=4096)
@@ -335,7 +331,9 @@ def _download(uri: str, path: str, done: str) -> Path:
     with target.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            draft = tempfile.mkdtemp(dir=cache)
-            pa.fs.copy_files(path, draft, _open(uri)[0], pa.fs.LocalFileSystem())
-            Path(draft).rename(target)
+            with tempfile.TemporaryDirectory(dir=cache) as draft:  # nothing stays of a failed copy
+                whole = Path(draft) / "whole"
+                whole.mkdir()
+                pa.fs.copy_files(path, str(whole), _open(uri)[0], pa.fs.LocalFileSystem())
+                whole.rename(target)
     return target

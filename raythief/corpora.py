@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raythief.config import Corpus, FilesCorpus, HubCorpus
-from raythief.errors import UserError
+from raythief.errors import UserError, first_line
 
 SUFFIXES = (".txt", ".parquet")
 SHORTEST = 4
@@ -120,7 +120,7 @@ def _from_parquet(file: Path, column: str) -> Iterator[str]:
     try:
         table = pq.ParquetFile(file)
     except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"corpus.path: {file} can not be read as parquet: {reason}") from None
     with table:
         _check_column(table.schema_arrow, column, str(file))

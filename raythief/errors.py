@@ -13,6 +13,15 @@ class MissingFileError(UserError):
     """A file that the user has to provide is not there."""
 
 
+class MissingKeyError(UserError):
+    """A key that the user has to provide is not in the environment."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says of an error, without what it adds on further lines."""
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 def find_user_error(error: BaseException) -> UserError | None:
     """The ``UserError`` behind an exception that Ray has wrapped on its way to the driver."""
     pending: list[BaseException] = [error]

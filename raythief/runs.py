@@ -27,7 +27,7 @@ from raythief import building, capacity, labeling, metering, models, pipeline, r
 from raythief.api import Remote
 from raythief.artifacts import Storage
 from raythief.config import Resources, Spec, Variant, Victim, expand
-from raythief.errors import MissingFileError, UserError
+from raythief.errors import MissingFileError, UserError, first_line
 from raythief.progress import Display
 from raythief.stages import Stage
 from raythief.training import tracking
@@ -197,7 +197,7 @@ def cluster(address: str | None) -> Iterator[None]:
             ray.init(**options)
     except ConnectionError as error:
         raise UserError(
-            f"--address {address}: no Ray cluster answers: {str(error).splitlines()[0]}"
+            f"--address {address}: no Ray cluster answers: {first_line(error)}"
         ) from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -260,7 +260,7 @@ def _check_workers(missing: Sequence[tuple[Resources, str]]) -> None:
 
 @contextlib.contextmanager
 def told_of(check: Callable[[], None]) -> Iterator[None]:
-    """Warn of what a check finds, once each time: what fails without an end.
+    """Repeat a check while the block runs, and warn of what it finds, once until it finds nothing.
 
     Ray waits for workers without a word, and a cluster that held them may lose its nodes.
     """

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from raythief.errors import UserError
+from raythief.errors import UserError, first_line
 
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where an address is looked for if none is given, in Ray's own order."""
@@ -49,7 +49,7 @@ def connect(address: str | None) -> JobSubmissionClient:
     except AuthenticationError as error:
         raise UserError(_about_token(url, str(error))) from None
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise UserError(f"--address {url}: is no dashboard of a Ray cluster ({reason})") from None
     _check_release(url, client)
     return client

@@ -25,7 +25,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from raythief import config, s3
-from raythief.errors import UserError
+from raythief.errors import UserError, first_line
 from raythief.submission import package as packages
 from raythief.submission import preflight
 from raythief.submission.connection import connect
@@ -226,7 +226,7 @@ def _submit(client: JobSubmissionClient, package: Package, earlier: int, spec: s
         )
     except RuntimeError as error:
         if "already exists" not in str(error):
-            raise UserError(f"the cluster refuses the job: {_first_line(error)}") from None
+            raise UserError(f"the cluster refuses the job: {first_line(error)}") from None
     return job
 
 
@@ -274,7 +274,7 @@ def _look(client: JobSubmissionClient, package: Package, console: Console) -> di
                 entrypoint_resources=ON_HEAD,
             )
         except RuntimeError as error:
-            raise UserError(f"the cluster refuses the package: {_first_line(error)}") from None
+            raise UserError(f"the cluster refuses the package: {first_line(error)}") from None
         try:
             ended = _wait(client, job)
         except KeyboardInterrupt:
@@ -358,10 +358,6 @@ def _numbered(submission_id: str, earlier: int) -> str:
 
 def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]
 
 
 def _hush() -> None:

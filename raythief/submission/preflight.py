@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raythief.errors import UserError
+from raythief.errors import MissingKeyError, UserError, first_line
 
 MARK = "preflight: "
 """What the line of JSON begins with."""
@@ -39,9 +39,10 @@ def main(arguments: Sequence[str]) -> int:
         found = look(given.command, given.spec, given.overrides)
     except ImportError as error:
         found = {"error": f"the head {_lacking(error)}"}
+    except MissingKeyError as error:
+        found = {"error": f"{error}{_ABOUT_KEYS}"}
     except UserError as error:
-        about_key = str(error).startswith("victim.api.key_env: the environment variable")
-        found = {"error": f"{error}{_ABOUT_KEYS if about_key else ''}"}
+        found = {"error": str(error)}
     print(MARK + json.dumps(found), flush=True)
     return 2 if "error" in found else 0
 
@@ -113,7 +114,8 @@ def _everywhere(nodes: Sequence[dict[str, Any]], task: Callable[..., str], *give
         try:
             complaint = ray.get(ref)
         except ray.exceptions.RayError as error:
-            complaint = f"can not run a task: {str(error).splitlines()[0]}"
+            cause = getattr(error, "cause", None) or error  # what the task raised, if it did
+            complaint = f"{{node}} can not be looked at: {first_line(cause)}"
         if complaint:
             raise UserError(complaint.replace("{node}", _names([node])))
 
@@ -157,7 +159,7 @@ def _write(node: str, location: str, folder: str) -> str:
     except UserError as error:
         return f"{error} (on {{node}})"
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
+        reason = error.strerror or first_line(error)
         return f"storage: {location} can not be written from {{node}}: {reason}"
     return ""
 

@@ -114,6 +114,25 @@ def test_a_machine_holds_one_copy_of_a_folder_and_of_another_build_another(
     ]  # fmt: skip
 
 
+def test_of_a_copy_that_fails_nothing_stays_in_the_cache(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, _ = Stage("s", {}, writes(**{"model/a": b"alpha"})).ensure(storage)
+    copy = artifacts.pa.fs.copy_files
+
+    def cut_off(source: str, target: str, *rest: Any) -> None:
+        copy(source, target, *rest)
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(artifacts.pa.fs, "copy_files", cut_off)
+    with pytest.raises(OSError, match="the disk is full"):
+        artifact.local("model")
+    left = (tmp_path / "cache" / "raythief").iterdir()
+    assert [file.suffix for file in left] == [".lock"]
+    monkeypatch.setattr(artifacts.pa.fs, "copy_files", copy)
+    assert (artifact.local("model") / "a").read_bytes() == b"alpha"
+
+
 def test_damage_is_found_on_s3_too(storage: Storage, server: S3Server) -> None:
     artifact, _ = Stage("s", {}, writes(a=b"alpha")).ensure(storage)
     time.sleep(1.1)  # a store's times are in whole seconds
@@ -259,9 +278,11 @@ def test_an_owner_that_was_given_up_says_so_and_claims_no_more(
     with lease(artifact):
         [claim] = files(artifact, server)
         server.fs().delete_file(f"{artifact.absolute}/{claim}")
-        time.sleep(1)
+        until = time.monotonic() + 30
+        while "s/f was taken over by another run" not in caplog.text:
+            assert time.monotonic() < until
+            time.sleep(0.05)
         assert files(artifact, server) == []
-    assert "s/f was taken over by another run" in caplog.text
 
 
 # --- reaching it ------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from conftest import SMALL
 from raythief import config
-from raythief.errors import UserError
+from raythief.errors import MissingKeyError, UserError
 from raythief.submission import connection, jobs, package, preflight
 
 RAY = ray.__version__
@@ -390,7 +391,7 @@ def test_a_job_that_a_new_head_does_not_know_is_a_sentence(console: Console):
         def get_job_info(self, job: str) -> JobDetails:
             raise RuntimeError(f"Request failed with status code {next(self.failures)}.")
 
-    with pytest.raises(UserError, match="a: the cluster does not know it any more, .* submit it"):
+    with pytest.raises(UserError, match=r"a: the cluster does not know it any more, .* submit it"):
         jobs.follow(Anew(), "a", console)
 
 
@@ -482,12 +483,28 @@ def test_a_storage_that_is_not_the_same_everywhere_is_told(tmp_path: Path):
     )
 
 
+def test_a_node_that_can_not_be_looked_at_is_named_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def fails(*_: Any) -> str:
+        raise ray.exceptions.RayTaskError("_read", "Traceback\n...", PermissionError("not yours"))
+
+    task = SimpleNamespace(remote=lambda *_: "reference")
+    monkeypatch.setattr(preflight, "_on", lambda *_: task)
+    monkeypatch.setattr(preflight, "_wait", lambda *_: [])
+    monkeypatch.setattr(ray, "get", fails)
+    node = {"NodeID": "abcdef123456", "NodeManagerAddress": "10.0.0.7"}
+    with pytest.raises(UserError) as caught:
+        preflight._everywhere([node], preflight._import)
+    assert str(caught.value) == "node 10.0.0.7 (abcdef) can not be looked at: not yours"
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
         (ModuleNotFoundError("No module", name="torch"), "the head lacks `torch` in "),
         (
-            UserError("victim.api.key_env: the environment variable KEY is empty"),
+            MissingKeyError("victim.api.key_env: the environment variable KEY is empty"),
             "victim.api.key_env: the environment variable KEY is empty; set it where `ray start` ",
         ),
         (UserError("storage: is full"), "storage: is full"),
