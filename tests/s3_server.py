@@ -62,8 +62,8 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def answering(status: int, **headers: str) -> Iterator[str]:
-    """An endpoint that gives every request the same answer, as S3 would; 0 gives none."""
+def answering(status: int, body: str = "", **headers: str) -> Iterator[str]:
+    """An endpoint that gives every request the same answer; the status 0 stands for none."""
     asked = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -74,8 +74,9 @@ def answering(status: int, **headers: str) -> Iterator[str]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name.replace("_", "-"), value)
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body.encode())
 
         do_HEAD = do_PUT = do_POST = do_GET  # noqa: N815
 
@@ -83,8 +84,7 @@ def answering(status: int, **headers: str) -> Iterator[str]:
             """Say nothing."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:

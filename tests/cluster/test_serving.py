@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import yaml
 from transformers import AutoModelForSequenceClassification
 
 import hub_server
+from api_server import free_port
 from conftest import command, prepared, raythief, write_spec
 from raythief import config, models, pipeline, serving
 from raythief.artifacts import Storage
@@ -98,12 +98,6 @@ def spec_file(folder: Path, model: Path, **options: Any) -> Path:
     }
     file.write_text(yaml.safe_dump(tree))
     return file
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- a server ---------------------------------------------------------------------------------

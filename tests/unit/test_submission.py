@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import threading
-from collections.abc import AsyncIterator, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,33 +20,11 @@ from conftest import SMALL
 from raythief import config
 from raythief.errors import MissingKeyError, UserError
 from raythief.submission import connection, jobs, package, preflight
+from s3_server import answering
 
 RAY = ray.__version__
 
 # --- the address ------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def dashboard(status: int, body: str) -> Iterator[str]:
-    """A server that answers everything alike."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def version(number: str) -> str:
@@ -91,7 +66,7 @@ def test_an_address_that_leads_nowhere_is_a_sentence(address: str | None, senten
     ],
 )
 def test_what_answers_but_will_not_do_is_a_sentence(status: int, body: str, sentence: str):
-    with dashboard(status, body) as url, pytest.raises(UserError) as caught:
+    with answering(status, body) as url, pytest.raises(UserError) as caught:
         connection.connect(url)
     assert str(caught.value).startswith(f"--address {url}: {sentence}")
     assert "\n" not in str(caught.value)
@@ -99,7 +74,7 @@ def test_what_answers_but_will_not_do_is_a_sentence(status: int, body: str, sent
 
 def test_the_given_address_goes_before_that_of_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
-    with dashboard(200, version(RAY)) as url:
+    with answering(200, version(RAY)) as url:
         assert connection.connect(f"{url}/").get_address() == url
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:1: nobody answers"):
         monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
