@@ -97,6 +97,10 @@ class _Claim:
         self.artifact.write(self.name, json.dumps(content).encode())
         self.beat += 1
 
+    def _stands(self) -> bool:
+        storage, path = self.artifact.storage, f"{self.artifact.absolute}/{self.name}"
+        return bool(storage.fs.get_file_info(path).type == pa.fs.FileType.File)
+
     def drop(self) -> None:
         _drop(self.artifact, self.name)
 
@@ -108,7 +112,7 @@ class _Claim:
         def keep() -> None:
             while not stop.wait(BEAT_S):
                 with contextlib.suppress(OSError):  # a store that does not answer may do so later
-                    if self.name not in _claims(self.artifact):
+                    if not self._stands():
                         break
                     self.write()
             if not stop.is_set():

@@ -178,7 +178,7 @@ def cluster(address: str | None) -> Iterator[None]:
             ``ray job submit`` sets), else starts Ray on this machine.
 
     Raises:
-        UserError: no cluster answers at the address.
+        UserError: no cluster answers at the address, or it is none.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -195,6 +195,13 @@ def cluster(address: str | None) -> Iterator[None]:
     try:
         with _hushed():
             ray.init(**options)
+    except ValueError:
+        if address is None:
+            raise
+        raise UserError(
+            f"--address {address}: is no address of a Ray cluster; give `auto`, `HEAD:6379` or "
+            "`ray://HEAD:10001` here or in RAY_ADDRESS (`raythief submit` takes http://HEAD:8265)"
+        ) from None
     except ConnectionError as error:
         raise UserError(
             f"--address {address}: no Ray cluster answers: {first_line(error)}"
@@ -272,6 +279,8 @@ def told_of(check: Callable[[], None]) -> Iterator[None]:
             try:
                 check()
                 said = ""
+            except OSError:  # a storage that does not answer may do so at the next look
+                continue
             except UserError as error:
                 if str(error) != said:
                     log.warning("waiting for nodes: %s", error)

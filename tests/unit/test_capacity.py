@@ -196,19 +196,29 @@ def test_a_cluster_that_loses_its_nodes_in_the_midst_is_told_of_once_each_time(
 ) -> None:
     needed = resources(training={"workers": 2})
     monkeypatch.setattr(runs, "WATCH_S", 0.01)
-    states: Iterator[int] = iter([2, 1, 1, 1, 2, 1, 1])
+    states: Iterator[int] = iter([2, 1, 1, 0, 1, 2, 1, 1])
     looks = []
 
     def check() -> None:
         cpus = next(states, 2)
         looks.append(cpus)
+        if not cpus:
+            raise OSError("the storage does not answer")
         cluster(monkeypatch, {"CPU": float(cpus)})
         capacity.check(needed, ("training",))
 
     with runs.told_of(check):
-        while len(looks) < 9:
+        while len(looks) < 10:
             time.sleep(0.01)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
     assert said[0] == said[1]
     assert said[0].startswith("waiting for nodes: resources: a training needs 2 CPUs")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "127.0.0.1:port"])
+def test_an_address_of_no_cluster_is_a_sentence(address: str) -> None:
+    with pytest.raises(UserError) as caught, runs.cluster(address):
+        pass
+    said = f"--address {address}: is no address of a Ray cluster; give `auto`, `HEAD:6379` or "
+    assert str(caught.value).startswith(said)
