@@ -77,7 +77,8 @@ def pairs(
 
 def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of all that decides what a tokenizer makes of a pair."""
-    parts = (tokenizer.backend_tokenizer.to_str(), tokenizer.model_input_names, tokenizer.pad_token)
+    parts = (tokenizer.backend_tokenizer.to_str(), tokenizer.model_input_names, tokenizer.pad_token,
+             tokenizer.truncation_side)  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

@@ -16,7 +16,7 @@ import ray.train
 import torch
 
 import training_jobs
-from raythief import encoding
+from raythief import encoding, models
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Selection, SoftLabels, Tracking, Training
 from raythief.errors import UserError
@@ -313,6 +313,22 @@ def test_trainings_that_read_the_same_pairs_encode_them_once(
         dataset(encoder, learning_rate=1e-4, steps=7, selection={"held_out": 0.5})
     dataset(encoder, max_tokens=32)
     assert len(list((encoder / "encoded").iterdir())) == 3
+
+
+def test_a_tokenizer_that_cuts_at_the_other_end_shares_no_tokens(encoder: Path) -> None:
+    """Though its file is the same: the end is told beside it."""
+    job = training_jobs.job(encoder, "any")
+    [examples] = job.examples
+    tokenizer = models.tokenizer(job.source.local())
+
+    def first() -> list[int]:
+        rows = np.arange(1)
+        pairs = encoded.pairs(examples.texts, examples.table, rows, tokenizer, 8, silent)
+        return pairs.ids.tolist()
+
+    right = first()
+    tokenizer.truncation_side = "left"
+    assert first() != right
 
 
 def test_gold_labels_are_certain_where_soft_ones_are_learned(encoder: Path) -> None:
