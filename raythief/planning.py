@@ -71,9 +71,9 @@ class Step:
     kind: Kind
     """Which workers build it."""
     hours: float
-    """Hours of one worker; NaN where the work is not known."""
-    workers: int
-    """Workers that share them."""
+    """GPU hours, or hours of workers without one; NaN where the work is not known."""
+    clock: float
+    """Hours until all workers together are through."""
 
 
 def steps(rows: Sequence[runs.Row], storage: Storage) -> list[Step]:
@@ -86,8 +86,11 @@ def steps(rows: Sequence[runs.Row], storage: Storage) -> list[Step]:
         done = work(row, role, storage)
         kind: Kind = "training" if stage.name in runs.WORKERS["training"] else "inference"
         group: Workers = getattr(row.variant.spec.resources, kind)
-        hours = done.flops / speed(row.variant.spec.costs, kind, group)[0] / 3600
-        found.append(Step(role, owner, stage, there, done, kind, hours, max(1, group.workers)))
+        costs = row.variant.spec.costs
+        one = done.flops / speed(costs, kind, group)[0] / 3600
+        hours = one if costs.device == "CPU" else one * (group.gpus or 1)
+        clock = one / max(1, group.workers)
+        found.append(Step(role, owner, stage, there, done, kind, hours, clock))
     return found
 
 
@@ -180,23 +183,25 @@ def show(spec: Spec, rows: Sequence[runs.Row], console: Console) -> None:
     known = [step for step in missing if not math.isnan(step.hours)]
     queries, hours = sum(step.stage.queries for step in missing), sum(step.hours for step in known)
     bill = queries * spec.costs.query_usd
+    rate = 0.0 if spec.costs.device == "CPU" else spec.costs.gpu_hour_usd
     tell(f"There: {len(plan) - len(missing)} stages. Missing: {len(missing)} stages.")
     tell(f"Queries to buy: {queries:,} (${bill:,.2f})")
-    tell(f"{unit}: {hours:,.1f} on {spec.costs.device}")
+    least = "at least " if len(known) < len(missing) else ""
+    tell(f"{unit}: {least}{hours:,.1f} on {spec.costs.device}")
     for kind in get_args(Kind):
         if any(step.kind == kind and step.hours for step in known):
             group: Workers = getattr(spec.resources, kind)
-            rate, source = speed(spec.costs, kind, group)
-            tell(f"  {kind}, {max(1, group.workers)} x {rate / 1e12:,.3g} TFLOP/s, {source}")
-    wall = sum(step.hours / step.workers for step in known)
+            flops, source = speed(spec.costs, kind, group)
+            tell(f"  {kind}, {max(1, group.workers)} x {flops / 1e12:,.3g} TFLOP/s, {source}")
+    wall = sum(step.clock for step in known)
     others = "starts, reading, communication" + (", the API" if spec.victim.api else "")
     clock = f"{wall:,.1f} hours" if wall >= 1 else f"{60 * wall:.0f} minutes"
-    tell(f"Wall-clock: {clock}, stages one after another; {others} come on top")
+    tell(f"Wall-clock: {least}{clock}, stages one after another; {others} come on top")
     if len(known) < len(missing):
         lacking = len(missing) - len(known)
         tell(f"Not reckoned: {lacking} stages (?) whose model or data are of unknown size")
-    if spec.costs.query_usd or spec.costs.gpu_hour_usd:
-        tell(f"Money: ${bill + hours * spec.costs.gpu_hour_usd:,.2f}")
+    if spec.costs.query_usd or rate:
+        tell(f"Money: {least if rate else ''}${bill + hours * rate:,.2f}")
     else:
         tell("Money: no prices given (costs.query_usd, costs.gpu_hour_usd)")
     if spec.costs.budget is not None:
@@ -238,7 +243,10 @@ def _training(spec: Spec, model: Model, how: Training, parts: Sequence[tuple[int
     tokens = sum(count * min(length, how.max_tokens) for count, length in parts)
     if not examples:
         return Work("examples not known", math.nan)
-    passes = how.steps * how.batch_size / examples if how.steps else how.epochs
+    passes = how.epochs
+    if how.steps:
+        batches = how.batch_tokens / tokens if how.batch_tokens else how.batch_size / examples
+        passes = how.steps * batches
     return Work(
         f"{examples:,} examples x {passes:.3g}",
         TRAINING * _per_token(model, spec) * tokens * passes,
