@@ -14,13 +14,17 @@ from raythief.report.costs import amount_of_hours, hours, purchases
 from raythief.report.fidelity import steps
 from raythief.report.findings import noise_of, short_words
 from raythief.report.measures import CHANCE, Series, sets_of
-from raythief.report.records import Run
+from raythief.report.records import Artifact, Run
 from raythief.report.results import Training
 
 Answer = tuple[str, str, str]
 """A question, what this run has to say in a few words, and in full."""
 
 _HOW_MUCH = "How much of the model can be carried off?"
+
+SUCCESS = 0.5
+"""Share of the victim's lead over a guess from which on an extraction is said to have succeeded: a
+convention of ours. Less of it may be above chance, but says little about what stops one."""
 
 
 def answers(run: Run, series: Sequence[Series], parts: Cast | None) -> list[Answer]:
@@ -126,16 +130,25 @@ def _share_of_lead(parts: Cast) -> str:
     """How far the thief has come from a guess to the victim, and how often it answers alike."""
     if parts.thief is None or parts.victim is None:
         return ""
-    ours, theirs = (one.accuracy(parts.chosen, "en") for one in (parts.thief, parts.victim))
+    share = _share(parts)
     alike = parts.thief.average(parts.chosen, ["en"], lambda score: score.agreement)
     clauses = []
-    if ours and theirs and theirs.always_above:
-        share = (ours.mean - CHANCE) / (theirs.mean - CHANCE)
+    if share is not None:
         clauses.append(f"the extracted model has {100 * share:.0f} % of the victim's lead over a "
                        "guess")  # fmt: skip
     if alike:
         clauses.append(f"gives the victim's answer on {percent(alike.mean)} % of the items")
     return f"In English {listed(clauses)}." if len(clauses) == 2 else ""
+
+
+def _share(parts: Cast) -> float | None:
+    """What the thief has of the victim's lead over a guess, in English; None if that has none."""
+    ours, theirs = (
+        one.accuracy(parts.chosen, "en") if one else None for one in (parts.thief, parts.victim)
+    )
+    if ours is None or theirs is None or not theirs.always_above:
+        return None
+    return (ours.mean - CHANCE) / (theirs.mean - CHANCE)
 
 
 def _places(one: Series, parts: Cast) -> str:
@@ -164,7 +177,8 @@ def _price(run: Run, parts: Cast | None, series: Sequence[Series]) -> list[Answe
     spent = sum(one.spent for one in purchases(run)
                 if one.stage == "labels" and one.artifact.path in own)  # fmt: skip
     taken = [one for one in hours(run) if one.stage == "extractor" and one.artifact.path in own]
-    gpu = sum(one.gpu for one in taken)
+    gpu, cpu = (sum(getattr(one, unit) * _whole(one.artifact) for one in taken)
+                for unit in ("gpu", "cpu"))  # fmt: skip
     clauses = []
     if spent:
         usd = f"${spent * price:,.2f} at ${price:,.6g} each"
@@ -172,13 +186,21 @@ def _price(run: Run, parts: Cast | None, series: Sequence[Series]) -> list[Answe
         clauses.append(f"{counted(spent, 'answer')} of the victim ({usd if price else unknown})")
     if taken:
         usd = f" (${gpu * rate:,.2f})" if gpu and rate else ""
-        worked = amount_of_hours(gpu, sum(one.cpu for one in taken))
+        worked = amount_of_hours(gpu, cpu)
         clauses.append(f"{worked}{usd} to fine-tune the copy")
     if not clauses:
         return []
     total = f"${spent * price + gpu * rate:,.2f}"
     full = f"One extraction took {listed(clauses)}.{_fewest(series, parts)}"
     return [("For how much?", total if price else counted(spent, "answer"), full)]
+
+
+def _whole(artifact: Artifact) -> float:
+    """How many times as long a training took with the shorter one that it went on from."""
+    results, own = artifact.results, artifact.manifest.seconds
+    if not isinstance(results, Training) or results.continues is None or not own:
+        return 1.0
+    return 1 + results.continues.seconds / own
 
 
 def _fewest(series: Sequence[Series], parts: Cast | None) -> str:
@@ -204,9 +226,18 @@ def _obstacles(parts: Cast) -> list[Answer]:
     english = thief.accuracy(parts.chosen, "en") if thief else None
     if thief is None or english is None:
         return []
-    works = english.always_above
-    short = "Nothing that was tried" if works else "It did not succeed"
-    sentences = [] if works else ["Even with the spec's own words it is no better than a guess."]
+    share = _share(parts)
+    works = english.always_above and (share is None or share >= SUCCESS)
+    short, sentences = "Nothing that was tried", []
+    if not english.always_above:
+        short = "It did not succeed"
+        sentences.append("Even with the spec's own words it is no better than a guess.")
+    elif share is not None and not works:
+        short = "It hardly succeeded"
+        sentences.append(
+            f"Even with the spec's own words the copy has but {100 * share:.0f} % of the victim's "
+            "lead over a guess: too little to tell what stops it."
+        )
     for one in parts.foreign:
         if measure := one.accuracy(parts.chosen, "en"):
             stops = not measure.above_chance

@@ -92,6 +92,13 @@ class Speed(Part):
     utilisation: float | None = None
 
 
+class Continues(Part):
+    """A shorter training that another went on from."""
+
+    seconds: Annotated[float, Field(ge=0)]
+    """That it took, with those before it."""
+
+
 class Training(Part):
     """How a fine-tuning went."""
 
@@ -106,6 +113,8 @@ class Training(Part):
     """Why it ended before its last step."""
     selection: Selected | None = None
     """None where the last weights were kept."""
+    continues: Continues | None = None
+    """None where it began at its first step."""
     speed: Speed = Speed()
 
 

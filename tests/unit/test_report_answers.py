@@ -77,6 +77,7 @@ def test_the_page_begins_with_what_can_be_carried_off_for_how_much_and_what_stop
             "Words of another domain than the victim's do not",
         ),
         ({"gibberish": (0.33, 0.33)}, "It did not succeed", "no better than a guess"),
+        ({"gibberish": (0.40, 0.35)}, "It hardly succeeded", "the copy has but 10 % of the victim"),
         (
             {"gibberish": (0.8, 0.6), "after": (0.9, 0.7)},
             "Nothing that was tried",
@@ -95,7 +96,7 @@ def test_what_stops_it_is_only_what_was_seen_to(
     obstacles = summary(priced(tmp_path, **levels)).split("What stops it?")[1]
     assert obstacles.strip().startswith(short)
     assert said in obstacles
-    assert ("Withholding probabilities" in obstacles) == (short != "It did not succeed")
+    assert ("Withholding probabilities" in obstacles) == (short == "Nothing that was tried")
 
 
 def test_probabilities_that_were_given_are_not_said_to_be_withheld(tmp_path: Path) -> None:
@@ -110,6 +111,13 @@ def test_gpu_hours_of_the_copy_are_in_its_price(tmp_path: Path) -> None:
     price = summary(storage).split("For how much?")[1]
     assert price.strip().startswith("$52.09")  # 40.25 s on 360 GPUs at $3 an hour
     assert "4.0 GPU hours ($12.07) to fine-tune the copy" in price
+
+
+def test_the_copy_s_price_holds_the_shorter_training_that_it_went_on_from(tmp_path: Path) -> None:
+    storage = priced(tmp_path, gibberish=(0.8, 0.6))
+    before = {"path": "extractor/short", "steps": 300, "seconds": 80.5}
+    storage.change(storage.rows[0], "extractor", continues=before)
+    assert "2 min 1 s of CPU workers (no GPU) to fine-tune the copy" in summary(storage)
 
 
 def test_without_a_price_the_number_of_answers_is_the_price(tmp_path: Path) -> None:
