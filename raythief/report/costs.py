@@ -76,7 +76,7 @@ def hours(run: Run) -> list[Hours]:
     in the manifests of trainings and of what asks a model; other stages count for one.
     """
     return [
-        _hours(stage, artifact, rows, _spec(run, rows[0]))
+        _hours(stage, artifact, _built(run, stage, artifact, rows), _spec(run, rows[0]))
         for stage in _used(run)
         for artifact, rows in run.users(stage)
         if artifact.manifest.seconds is not None
@@ -124,7 +124,9 @@ def in_all(run: Run) -> str:
     )
     budget = run.spec.costs.budget if run.spec else None
     limit = f" The budget is {counted(budget, 'query', 'queries')}." if budget else ""
-    said = f"Everything that this report rests on took {' and '.join(parts)}{dollars}."
+    # Trials that were stopped or are not shown have their hours in the section on the search.
+    shown = "the configurations shown rest" if run.record.sweep else "this report rests"
+    said = f"All that {shown} on took {' and '.join(parts)}{dollars}."
     return f"{said}{limit}{earlier}"
 
 
@@ -224,8 +226,8 @@ def _seconds(run: Run) -> tuple[Picture, Table, Sheet]:
         rows,
         heads=2,
         notes=[
-            "↺ reused: the seconds are those of the run or row that built it, and cost nothing "
-            "here. “Built” adds up the others."
+            "↺ reused: the seconds are those of the run or row that built it, and were not spent "
+            "again. “Built” adds up the others."
         ],
         csv="seconds.csv",
         fold="Seconds a stage, row by row",
@@ -252,12 +254,23 @@ def _used(run: Run) -> list[str]:
     return known + [stage for stage in there if stage not in STAGES]
 
 
-def _hours(stage: str, artifact: Artifact, rows: list[Row], spec: Spec) -> Hours:
+def _built(run: Run, stage: str, artifact: Artifact, rows: list[Row]) -> bool:
+    """Whether this run built an artifact.
+
+    A sweep builds what its trials share before they begin, and may build more in trials that are
+    stopped: all of its rows then found it there, so the time of its making tells.
+    """
+    made, began = artifact.manifest.created, run.record.started
+    if run.record.sweep and made and began:
+        return made >= began  # both ISO 8601 in UTC
+    return any(not row.stages[stage].reused for row in rows)
+
+
+def _hours(stage: str, artifact: Artifact, built: bool, spec: Spec) -> Hours:
     results, usage = artifact.results, artifact.usage
     trained = isinstance(results, Training)
     workers = results.speed.workers if isinstance(results, Training) else usage.workers
     taken = (artifact.manifest.seconds or 0.0) / 3600 * (workers or 1)
-    built = any(not row.stages[stage].reused for row in rows)
     if usage.device is None or usage.device.casefold() in _NO_GPU:
         return Hours(stage, artifact, built, taken, 0.0)
     group: Workers = spec.resources.training if trained else spec.resources.inference

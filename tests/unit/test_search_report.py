@@ -107,6 +107,11 @@ class Sweep(Storage):
     def record(self, **changes: Any) -> Path:
         return super().record(**{"sweep": self.sweep, **changes})
 
+    def made(self, row: dict[str, Any], stage: str, when: str) -> None:
+        """Say when an artifact was made."""
+        file = self.root / row["stages"][stage]["path"] / "manifest.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "created": when}))
+
     def said(self) -> str:
         """The headline alone."""
         self.record()
@@ -636,3 +641,22 @@ def test_ticks_are_few_within_bounds_and_apart(low: float, high: float, logarith
     places = [math.log(tick) if logarithmic else tick for tick in ticks]
     whole = math.log(high / low) if logarithmic else high - low
     assert min(b - a for a, b in pairwise(places)) >= 0.15 * whole
+
+
+# --- what it cost -------------------------------------------------------------------------------
+
+
+def test_what_a_sweep_built_before_its_trials_is_not_said_to_have_cost_nothing(
+    tmp_path: Path,
+) -> None:
+    """All trials find it there, but it was this sweep that paid for it."""
+    sweep = Sweep(tmp_path, {RATE: {"grid": [1e-5, 3e-5]}})
+    rows = [sweep.trial({RATE: rate}, score) for rate, score in ((1e-5, 0.6), (3e-5, 0.7))]
+    for row in rows:
+        for stage in ("corpus", "vocabulary", "queries", "labels", "victim", "victim_evaluation"):
+            row["stages"][stage]["reused"] = True
+    text = text_of(sweep.report())
+    assert "All that the configurations shown rest on took" in text
+    assert "lay on storage already" not in text
+    sweep.made(rows[0], "corpus", "2026-11-22T09:00:00+00:00")  # the day before
+    assert "Of 10 artifacts, 1 lay on storage already" in text_of(sweep.report())
