@@ -32,7 +32,7 @@ from rich.progress import (
 from rich.table import Table
 
 from raythief import metrics
-from raythief.progress import LINE_EVERY_S
+from raythief.progress import LINE_EVERY_S, here
 from raythief.sweep import space
 
 Status = Literal["running", "done", "stopped", "failed"]
@@ -141,7 +141,8 @@ class Board(tune.Callback):
         )
 
     def __enter__(self) -> Board:
-        self.notices = ray.remote(num_cpus=0)(Notices).remote()
+        # Beside the driver: the node of a trial may be lost.
+        self.notices = ray.remote(num_cpus=0, scheduling_strategy=here())(Notices).remote()
         self.stop, self.said = threading.Event(), time.monotonic()
         self.listener = threading.Thread(target=self._listen, name="board", daemon=True)
         self.listener.start()

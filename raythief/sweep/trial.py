@@ -209,8 +209,7 @@ def _judged(scores: Mapping[str, float], objective: str) -> float:
 
 def _price(spec: Spec, seconds: float) -> float:
     """Dollars for the queries that a configuration needs, and for training on them."""
-    learned = spec.extractor.queries or spec.queries.count - spec.held_back
-    bought = 0 if spec.real.placement == "only" else learned + spec.held_back
+    bought = 0 if spec.real.placement == "only" else spec.learned_queries + spec.held_back
     gpus = (spec.resources.training.gpus or 0) * max(1, spec.resources.training.workers)
     hours = seconds / 3600 * gpus
     return bought * spec.costs.query_usd + hours * spec.costs.gpu_hour_usd
