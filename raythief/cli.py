@@ -143,7 +143,7 @@ def sweep(spec: SpecPath, overrides: Overrides = None, address: Address = None) 
     loaded = config.load(spec, overrides or [])
     from raythief import sweep as sweeping
 
-    record = sweeping.run(loaded, address=address, console=console)
+    record = sweeping.run(loaded, address=address, command=_command(), console=console)
     typer.echo(f"best: {record['best']} ({record['best_spec']})")
     typer.echo(f"report: {record['report']}")
 

@@ -55,8 +55,16 @@ _UNBOUNDED = 1_000_000
 """Looks that no training reaches: a trial ends by itself, not by ASHA's `max_t`."""
 
 
-def run(spec: Spec, *, address: str | None = None, console: Console) -> dict[str, Any]:
+def run(
+    spec: Spec, *, address: str | None = None, command: str = "", console: Console
+) -> dict[str, Any]:
     """Run every trial, record them as rows of one run, and write report and best spec.
+
+    Args:
+        spec: The experiment, with its `sweep` section.
+        address: Ray cluster.
+        command: What the report calls the way to run it again.
+        console: Where progress is shown.
 
     Returns:
         The run record, with ``best`` (the best configuration), ``best_spec`` and ``report``.
@@ -84,7 +92,8 @@ def run(spec: Spec, *, address: str | None = None, console: Console) -> dict[str
         with Board(points, total, spec.sweep.objective, console) as board:
             _tune(spec, storage, points, concurrent, board)
         del meter  # held until here: an actor ends with its last handle
-        return outcome.conclude(spec, storage, list(board.entries.values()), started, console)
+        entries = list(board.entries.values())
+        return outcome.conclude(spec, storage, entries, command, started, console)
 
 
 def check(spec: Spec) -> None:

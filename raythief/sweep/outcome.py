@@ -25,7 +25,12 @@ from raythief.sweep.board import Entry
 
 
 def conclude(
-    spec: Spec, storage: Storage, entries: Sequence[Entry], started: float, console: Console
+    spec: Spec,
+    storage: Storage,
+    entries: Sequence[Entry],
+    command: str,
+    started: float,
+    console: Console,
 ) -> dict[str, Any]:
     """Write record, tables, best spec and report, and show the trials.
 
@@ -49,7 +54,7 @@ def conclude(
     record: dict[str, Any] = {
         "name": name,
         "title": f"{spec.title or spec.name}: sweep",
-        "command": "raythief sweep",
+        "command": command,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
         "spec": spec.model_dump(mode="json"),

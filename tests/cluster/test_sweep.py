@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -204,6 +205,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(spec: Path, tmp_path: Path
         json.loads((place / "runs" / "tiny-sweep" / "run.json").read_text())
         for place in (storage, reference)
     ]
+    assert shlex.split(records[0]["command"]) == ["raythief", "sweep", str(spec), *steps]
     assert [row["status"] for row in records[0]["rows"]] == ["done"] * 4
     assert objectives(records[0]) == objectives(records[1])
     assert len(list(storage.glob("labels/*/_SUCCESS"))) == 1
