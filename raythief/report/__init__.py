@@ -9,7 +9,8 @@ give the same report, byte for byte.
 ``records`` reads what ``results`` describes, ``measures`` reckons, ``cast``, ``answers`` and
 ``findings`` say what holds, ``scores``, ``comparison``, ``fidelity``, ``distances``, ``gibberish``,
 ``costs`` and ``course`` make the sections, ``figures`` and ``diagram`` draw, ``render`` makes the
-files. Of a sweep, ``trials`` reckons, ``search`` makes the sections and ``sweepfigures`` draws.
+files. Of a sweep, ``trials`` reckons, ``search`` and ``choices`` make the sections and
+``sweepfigures`` draws.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pyarrow import fs as filesystems
 
 from raythief.report import (
     answers,
+    choices,
     comparison,
     costs,
     course,
@@ -113,7 +115,7 @@ def _of_sweep(run: Run, found: search.Search) -> list[Section]:
     start: list[Block] = [
         Text(line, strong=i == 0) for i, line in enumerate(search.headline(found))
     ]
-    if points := search.findings(found):
+    if points := choices.findings(found):
         start.append(Points(points))
     best = search.leading(found)
     series = series_of(best)
@@ -123,7 +125,9 @@ def _of_sweep(run: Run, found: search.Search) -> list[Section]:
     parts = Cast(gold[0], victim, None, (), ()) if gold else None
     chosen = [
         Section("summary", "Summary", start),
-        *search.sections(found),
+        search.trials(found),
+        choices.placement(found),
+        choices.selection(found),
         diagram.pipeline(run),
         search.restricted(found, scores.accuracy(best, series, None)) if sets else None,
         scores.agreement(best, series),

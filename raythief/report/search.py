@@ -1,7 +1,7 @@
-"""The sections on a sweep: its configurations, what it cost, and what it says about the choice.
+"""The section on a sweep's trials: its configurations, the course of the search, what it cost.
 
-They are made from the run record alone, but for intervals by test items, which are made from the
-manifests of the evaluations.
+It is made from the run record alone, but for intervals by test items, which are made from the
+manifests of the evaluations. What follows for a choice is told by ``choices``.
 """
 
 from __future__ import annotations
@@ -27,29 +27,17 @@ from raythief.report.blocks import (
     listed,
     number,
     percent,
-    points,
 )
-from raythief.report.findings import Finding
 from raythief.report.languages import name as language_name
 from raythief.report.records import Row, Run, Sweep
 from raythief.report.trials import (
-    FRACTION,
-    PLACEMENT,
     Configuration,
     Estimate,
-    Gap,
-    Pair,
-    Pick,
     configurations,
     contenders,
-    gap,
     hours,
     is_number,
     key,
-    paired,
-    picks,
-    placed,
-    rules,
     scored,
     spending,
 )
@@ -100,7 +88,7 @@ def headline(found: Search) -> list[str]:
     if best is None or best.score is None:
         return [f"No trial of this sweep has been evaluated. {_tally(found)}"]
     lead = (
-        f"The best of {counted(evaluated, 'evaluated configuration')} by {_goal(found.sweep)} is "
+        f"The best of {counted(evaluated, 'evaluated configuration')} by {goal(found.sweep)} is "
         f"“{found.label(best)}”: {_score_words(best.score)}."
     )
     return [lead, f"{_tally(found)} {_caution(found, evaluated)}".strip()]
@@ -134,16 +122,8 @@ def restricted(found: Search, section: Section | None) -> Section | None:
     return replace(section, blocks=[Text(said), *section.blocks])
 
 
-def sections(found: Search) -> list[Section]:
-    """Everything that is said of a sweep."""
-    made = [_trials(found), _placement(found), _choices(found)]
-    return [section for section in made if section]
-
-
-# --- configurations -----------------------------------------------------------------------------
-
-
-def _trials(found: Search) -> Section:
+def trials(found: Search) -> Section:
+    """Every configuration, and the course of the search."""
     blocks: list[Block] = []
     sheets = [_trial_sheet(found)]
     if found.ranked:
@@ -154,7 +134,7 @@ def _trials(found: Search) -> Section:
                     "slices",
                     sweepfigures.slices(panels),
                     "Points of the objective against each parameter",
-                    f"{_objective(found.sweep)} of each trial against each parameter; where others"
+                    f"{objective(found.sweep)} of each trial against each parameter; where others"
                     " were searched too, they vary along with it.",
                     "trials.csv",
                 )
@@ -163,7 +143,7 @@ def _trials(found: Search) -> Section:
              for row in found.run.record.rows for look in row.looks]  # fmt: skip
     if paths := _paths(found):
         caption = (
-            f"{_objective(found.sweep)} by optimiser step, as it was looked at on the way; a line "
+            f"{objective(found.sweep)} by optimiser step, as it was looked at on the way; a line "
             "for each trial, the best configurations in styles of their own."
         )
         svg = sweepfigures.courses(paths)
@@ -188,7 +168,7 @@ def _tables(found: Search) -> list[Block]:
     rows = [_line(found, one, several) for one in found.ranked]
     over = "of Student's t over repeats, or of the test items alone where only one was evaluated"
     caption = (
-        f"Configurations, best first, by {_objective(found.sweep, False)}"
+        f"Configurations, best first, by {objective(found.sweep, False)}"
         + (": means over repeats. " if several else ". ")
         + f"Intervals are those {over if several else 'of the test items alone'}."
     )
@@ -347,7 +327,7 @@ def _budget(found: Search) -> tuple[list[Block], Sheet | None]:
     steps = [(one.hours, one.best) for one in course if one.best is not None]
     several = any(len(one.rows) > 1 for one in found.ranked)
     caption = (
-        f"{_objective(found.sweep)} of the best configuration so far, against the "
+        f"{objective(found.sweep)} of the best configuration so far, against the "
         f"{found.sweep.unit} hours of all trials that had ended"
         + ("; a configuration counts, with its mean, once all its repeats have ended." if several
            else ".")
@@ -355,224 +335,6 @@ def _budget(found: Search) -> tuple[list[Block], Sheet | None]:
     svg = sweepfigures.budget(marks, steps, found.sweep.unit)
     alt = "A stepped curve of the best objective so far by hours"
     return [Picture("budget", svg, alt, caption, "budget.csv")], sheet
-
-
-# --- where the real data stand ------------------------------------------------------------------
-
-
-def _placement(found: Search) -> Section | None:
-    if not {FRACTION, PLACEMENT} <= found.names.keys():
-        return None
-    means = placed(found.run)
-    if not means:
-        return None
-    several = any(one.count > 1 for shares in means.values() for one in shares.values())
-    reach = (
-        "Whiskers: the 95 % interval of Student's t over the trials at a point, whatever else they "
-        "differ in, or that of the test items of a single one."
-        if several
-        else "Whiskers: the 95 % interval of the test items."
-    )
-    lines = [
-        (name or "no real data", [(share, one.mean, one.low, one.high)
-                                  for share, one in shares.items()])
-        for name, shares in means.items()
-    ]  # fmt: skip
-    blocks: list[Block] = [
-        Picture(
-            "placement",
-            sweepfigures.placements(lines),
-            "Points of the objective by share of real data, a line for each placement",
-            f"{_objective(found.sweep)} by the share of real data and where they stand: means. "
-            f"{reach}",
-            "placement.csv",
-        )
-    ]
-    values = [(name, share, one.count, one.mean, one.low, one.high)
-              for name, shares in means.items() for share, one in shares.items()]  # fmt: skip
-    header = ("placement", "share", "trials", "mean", "low", "high")
-    sheets = [Sheet("placement.csv", header, values)]
-    pairs, left = paired(found.run)
-    if pairs:
-        blocks.append(_pair_table(found, pairs, left))
-        lines_of = [(pair.share, pair.after.trial, pair.during.trial, pair.after.repeat,
-                     pair.after.objective, pair.during.objective) for pair in pairs]  # fmt: skip
-        names = ("share", "after_trial", "during_trial", "repeat", "after", "during")
-        sheets.append(Sheet("pairs.csv", names, lines_of))
-    else:
-        blocks.append(
-            Text("No two trials that were evaluated differ in the placement alone, so none are "
-                 "paired: the points above differ in other settings, too.")
-        )  # fmt: skip
-    return Section("placement", "Real data: how much, and where", blocks, sheets)
-
-
-def _pair_table(found: Search, pairs: Sequence[Pair], left: int) -> Table:
-    rows = []
-    for share, own, apart in _gaps(found.run, pairs):
-        after, during = (
-            math.fsum(row.objective or 0.0 for row in side) / len(side)
-            for side in ([pair.after for pair in own], [pair.during for pair in own])
-        )
-        rows.append(
-            [Cell(f"{100 * share:.3g} %"), Cell(str(apart.count)), Cell(percent(after)),
-             Cell(percent(during)), Cell(points(apart.mean)), _between(apart.mean, apart.pairs),
-             _between(apart.mean, apart.items)]
-        )  # fmt: skip
-    header = [Cell("real data"), Cell("pairs"), Cell("after", "%"), Cell("during", "%")]
-    header += [Cell("difference", "points"), Cell(INTERVAL, "over pairs")]
-    notes = [
-        "The interval over pairs (Student's t) covers the luck of training, that over items (the "
-        "same items in both) the choice of test items: a difference is one beyond the wider."
-    ]
-    if left:
-        verb = "has" if left == 1 else "have"
-        notes.append(
-            f"{counted(left, 'trial')} {verb} no partner that was evaluated and is equal in all "
-            "else, and none here."
-        )
-    caption = (
-        f"{_objective(found.sweep)} with real data after extraction less that with the same "
-        "mixed in: pairs of trials that are equal in all other parameters and in the repeat."
-    )
-    head = [*header, Cell(INTERVAL, "over items")]
-    return Table(caption, head, rows, notes=notes, csv="pairs.csv")
-
-
-def findings(found: Search) -> list[Finding]:
-    """Whether real data after extraction beat the same data mixed in, by pairs of trials."""
-    details: dict[str, list[str]] = {"shows": [], "unclear": [], "absent": []}
-    for share, own, apart in _gaps(found.run, paired(found.run)[0]):
-        half = apart.margin
-        kind = "unclear"
-        if half is not None and abs(apart.mean) > half:
-            kind = "shows" if apart.mean > 0 else "absent"
-        noise = "" if half is None else f" ± {percent(half)}"
-        details[kind].append(
-            f"{points(apart.mean)}{noise} points with {100 * share:.3g} % of it "
-            f"({counted(len(own), 'pair')})"
-        )
-    shows, unclear, absent = (listed(details[kind]) for kind in ("shows", "unclear", "absent"))
-    where = f"by {_goal(found.sweep)}"
-    noise = "can not be told apart from noise"
-    if absent:
-        rest = f"; elsewhere: {listed(details['shows'] + details['unclear'])}"
-        text = f"Real data after extraction does not beat mixing it in {where}: {absent}"
-        return [("absent", f"{text}{rest if shows or unclear else ''}.")]
-    if unclear:
-        beats = f"; it is ahead beyond it by {shows}" if shows else ""
-        text = f"Real data after extraction and real data mixed in {noise} {where}"
-        return [("unclear", f"{text}: {unclear}{beats}.")]
-    if shows:
-        return [("shows", f"Real data after extraction beats mixing it in {where}: {shows}.")]
-    return []
-
-
-def _gaps(run: Run, pairs: Sequence[Pair]) -> list[tuple[float, list[Pair], Gap]]:
-    by_share: dict[float, list[Pair]] = {}
-    for pair in pairs:
-        by_share.setdefault(pair.share, []).append(pair)
-    return [
-        (share, own, gap(run, [(pair.after, pair.during) for pair in own]))
-        for share, own in sorted(by_share.items())
-    ]
-
-
-# --- selection rules ----------------------------------------------------------------------------
-
-
-def _choices(found: Search) -> Section | None:
-    chosen = picks(found.run, found.ranked)
-    if len(rules(contenders(found.ranked), found.sweep.objective)) < 2:
-        return None  # with the objective alone there is nothing to compare
-    header = [Cell("selected by"), Cell("would have chosen"), Cell("score by it", "%")]
-    header += [Cell("objective", "%"), Cell("loss", "points"), Cell(INTERVAL, "of the loss")]
-    main = [pick for pick in chosen if _is_main(pick.rule, found.sweep)]
-    others = [pick for pick in chosen if pick not in main]
-    caption = (
-        f"What each selection rule would have chosen among {_eligible(found)}, what that "
-        f"configuration has by {_objective(found.sweep, False)}, and how much less than the "
-        "objective's own choice that is."
-    )
-    notes = [
-        "The objective's own choice is the highest on the very items of the comparison, luck "
-        "included, so losses are on the high side. Intervals are the wider of that over repeats "
-        "and that over items."
-    ]
-    for rule in found.sweep.agreement:
-        notes.append(
-            f"“{rule}” is agreement with the victim on queries that are held back, and needs no "
-            "real data: its loss is the price of having no real data to select on."
-        )
-    if any(pick.equals for pick in chosen):
-        notes.append("= the rule has others that score the same; the first by trial is taken.")
-    rows = [_pick(found, pick) for pick in main]
-    blocks: list[Block] = [
-        Table(caption, header, rows, heads=2, notes=notes, csv="rules.csv"),
-    ]
-    if sentence := _price(found, chosen):
-        blocks.insert(0, Text(sentence))
-    if others:
-        blocks.append(
-            Table("The same for rules of one language other than English.", header,
-                  [_pick(found, pick) for pick in others], heads=2, csv="rules.csv",
-                  fold=f"{counted(len(others), 'rule')} of one language other than English")
-        )  # fmt: skip
-    values = [(pick.rule, pick.chosen.name, pick.score, pick.equals,
-               pick.chosen.score.mean if pick.chosen.score else None, pick.loss.mean,
-               pick.loss.pairs, pick.loss.items) for pick in chosen]  # fmt: skip
-    names = ("rule", "trial", "score", "equals", "objective", "loss", "half_interval_repeats",
-             "half_interval_items")  # fmt: skip
-    title = "What each selection rule would have chosen"
-    return Section("rules", title, blocks, [Sheet("rules.csv", names, values)])
-
-
-def _pick(found: Search, pick: Pick) -> list[Cell]:
-    score = pick.chosen.score
-    own = pick.chosen is found.best
-    interval = Cell("its own choice", muted=True) if own else _between(
-        pick.loss.mean, pick.loss.margin
-    )  # fmt: skip
-    return [
-        Cell(pick.rule, rule_words(pick.rule, found.sweep)),
-        Cell(found.label(pick.chosen)),
-        Cell(percent(pick.score), mark="=" if pick.equals else ""),
-        Cell(percent(score.mean) if score else DASH),
-        Cell(percent(pick.loss.mean)),
-        interval,
-    ]
-
-
-def _price(found: Search, chosen: Sequence[Pick]) -> str:
-    """The loss of having no real data to select on, in a sentence."""
-    pick = next((pick for pick in chosen if pick.rule in found.sweep.agreement), None)
-    if pick is None or pick.rule == found.sweep.objective:
-        return ""
-    if pick.chosen is found.best:
-        return "Selecting without real data, on queries held back, would have chosen the same."
-    half = pick.loss.margin
-    noise = "" if half is None else f" ± {percent(half)}"
-    doubt = ", no more than noise" if half is not None and pick.loss.mean <= half else ""
-    return (
-        f"Selecting without real data, on queries held back, would have cost "
-        f"{percent(pick.loss.mean)}{noise} points{doubt}."
-    )
-
-
-def _is_main(rule: str, sweep: Sweep) -> bool:
-    return "/" not in rule or rule.endswith("/en") or rule in (sweep.objective, *sweep.agreement)
-
-
-def _eligible(found: Search) -> str:
-    return counted(len(contenders(found.ranked)), "configuration")
-
-
-def rule_words(rule: str, sweep: Sweep) -> str:
-    """What a rule's name means."""
-    if rule in sweep.agreement:
-        return "agreement with the victim"
-    chosen, _, language = rule.rpartition("/")
-    return language_name(language) if chosen else "mean of its languages"
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -610,7 +372,7 @@ def _names(paths: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _goal(sweep: Sweep) -> str:
+def goal(sweep: Sweep) -> str:
     """What was maximised, in words."""
     if not sweep.objective:
         return "an objective that was not recorded"
@@ -622,9 +384,9 @@ def _goal(sweep: Sweep) -> str:
     return f"mean accuracy over the languages of {sweep.objective}"
 
 
-def _objective(sweep: Sweep, start: bool = True) -> str:
+def objective(sweep: Sweep, start: bool = True) -> str:
     """The same in a caption, beside tables and axes that speak of the objective."""
-    return f"{'The' if start else 'the'} objective ({_goal(sweep)})"
+    return f"{'The' if start else 'the'} objective ({goal(sweep)})"
 
 
 def _tally(found: Search) -> str:
@@ -675,12 +437,6 @@ def _reach(score: Estimate) -> str:
     if score.low is None or score.high is None:
         return DASH
     return NBSP.join((percent(score.low), "to", percent(score.high))).replace("-", "−")
-
-
-def _between(mean: float, half: float | None) -> Cell:
-    if half is None:
-        return Cell(DASH, muted=True)
-    return Cell(NBSP.join((points(mean - half), "to", points(mean + half))))
 
 
 def _hours(value: float | None) -> str:
