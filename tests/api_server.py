@@ -42,6 +42,7 @@ class ApiServer:
     Args:
         folder: Where its log lies.
         port: None takes a free one.
+        host: Address to listen on, and by which it is called.
         latency: Seconds that every answer takes.
         script: What the first requests get instead of an answer: a status, ``shape`` for JSON of
             another shape, ``close`` for a connection that breaks in the middle of the answer.
@@ -52,11 +53,14 @@ class ApiServer:
         after: Headers of scripted failures.
     """
 
-    def __init__(self, folder: Path, port: int | None = None, **behaviour: Any) -> None:
+    def __init__(
+        self, folder: Path, port: int | None = None, host: str = "127.0.0.1", **behaviour: Any
+    ) -> None:
         self.port = port or free_port()
         self.log = folder / "requests.jsonl"
-        self.behaviour = {**behaviour, "port": self.port, "log": str(self.log)}
-        self.url = f"http://127.0.0.1:{self.port}/predict"
+        where = {"host": host, "port": self.port, "log": str(self.log)}
+        self.behaviour = {**behaviour, **where}
+        self.url = f"http://{host}:{self.port}/predict"
 
     def __enter__(self) -> ApiServer:
         self.start()
@@ -69,7 +73,7 @@ class ApiServer:
         self.process = subprocess.Popen([sys.executable, __file__, json.dumps(self.behaviour)])
         for _ in range(400):
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=5):
+                with urllib.request.urlopen(self.url.removesuffix("predict"), timeout=5):
                     return
             except OSError:
                 time.sleep(0.05)
@@ -158,7 +162,7 @@ def serve(behaviour: dict[str, Any]) -> None:
     app.router.add_post("/predict", predict)
     app.router.add_get("/", alive)
     web.run_app(
-        app, host="127.0.0.1", port=behaviour["port"], print=None, access_log=None,
+        app, host=behaviour["host"], port=behaviour["port"], print=None, access_log=None,
         handle_signals=True,
     )  # fmt: skip
 
