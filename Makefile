@@ -1,11 +1,13 @@
-# make install | demo | demo-full | test | test-all | lint | bench | reference | clean
+# make install | demo | demo-full | test | test-slow | test-nightly | lint | bench | reference | clean
 # Needs Python 3.11 or newer; everything else goes into .venv.
+# `test-nightly` loses machines of a cluster in network namespaces: it needs root on Linux, and skips
+# itself without.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo demo-full test test-slow lint bench reference clean
+.PHONY: install demo demo-full test test-slow test-nightly lint bench reference clean
 
 install: $(INSTALLED)
 
@@ -27,6 +29,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+test-nightly: install
+	$(BIN)/python -m pytest -m nightly
 
 lint: install
 	$(BIN)/ruff check .

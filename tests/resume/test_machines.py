@@ -30,10 +30,12 @@ from raythief import config, runs, status
 from raythief.artifacts import DONE, LEASE
 from s3_server import KEYS, S3Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1800)
 
-STEPS = 300
-BUILT = ("queries", "labels", "extractor", "finetuned", "evaluation", "runs", "reports")
+STEPS = 150
+LATENCY = 4.0
+"""Seconds of an answer while machines are to be lost during the purchase."""
+BUILT = ("labels", "extractor", "finetuned", "evaluation", "runs", "reports")
 """Stages that both runs go through; what comes before lies on the storage."""
 CPUS = 3
 """Of a machine: an actor has two of them, so each machine holds one."""
@@ -73,6 +75,12 @@ class World:
         pyarrow.fs.copy_files(f"{bucket}/runs", str(folder), self.s3.fs(), local)
         return folder
 
+    def answer_after(self, seconds: float) -> None:
+        """Have the API take so long from now on."""
+        self.api.stop()
+        self.api.behaviour["latency"] = seconds
+        self.api.start()
+
     def bought(self, storage: Path) -> int:
         """Answers that the API gave so far to the queries of a storage."""
         [queries] = storage.glob("queries/*")
@@ -93,23 +101,15 @@ def world(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
         network = None if netns.missing() else stack.enter_context(netns.Network(KEYS))
         host = network.address if network else "127.0.0.1"
         s3 = stack.enter_context(S3Server(host))
-        api = stack.enter_context(ApiServer(folder, host=host, latency=4.0))
-        spec = spec_for(
-            folder, Path("none"), api, api={"identity": "the tests' victim"},
-            extractor={"training": {"steps": STEPS}},
-            resources={
-                "inference": {"workers": 3, "cpus": 2}, "checkpoint_every": 20,
-                "concurrent_stages": 1,
-            },
-        )  # fmt: skip
-        found = World(folder, s3, api, network, spec, folder / "one")
+        api = stack.enter_context(ApiServer(folder, host=host))
+        found = World(folder, s3, api, network, specification(folder, api), folder / "one")
         copy = prepared(whole, folder / "start", *BUILT)
         for bucket in ("one", "many"):
             s3.bucket(bucket)
             local = pyarrow.fs.LocalFileSystem()
             pyarrow.fs.copy_files(str(copy), f"{bucket}/runs", local, s3.fs())
         here = (f"storage={s3.address('one')}", "resources.inference.cpus=1")
-        done = raythief("run", str(spec), *(part for one in here for part in ("--set", one)))
+        done = raythief("run", str(found.spec), *(part for one in here for part in ("--set", one)))
         assert done.returncode == 0, done.stderr
         found.said = done.stdout
         found.fetched("one")
@@ -117,6 +117,17 @@ def world(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
         yield found
 
 
+def specification(folder: Path, api: ApiServer) -> Path:
+    """The file of the experiment."""
+    resources = {"inference": {"workers": 2, "cpus": 2}, "checkpoint_every": 20}
+    return spec_for(
+        folder, Path("none"), api, api={"identity": "the tests' victim", "evaluate": "nothing"},
+        extractor={"training": {"steps": STEPS}},
+        resources={**resources, "concurrent_stages": 1},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
 def test_a_whole_run_on_s3_leaves_what_a_run_leaves_and_nothing_else(world: World) -> None:
     assert "report: s3://one/runs/reports/tiny/index.html" in world.said
     everything = world.s3.names("one/runs")
@@ -132,52 +143,52 @@ def test_a_whole_run_on_s3_leaves_what_a_run_leaves_and_nothing_else(world: Worl
     assert states == ["done"] * len(states)
 
 
+@pytest.mark.nightly
 def test_machines_are_lost_at_every_stage_and_the_result_is_that_of_one_machine(
     world: World,
 ) -> None:
-    """Queries, labels, training and evaluation each lose the machine that works on them, and get
-    another; in the midst of the purchase the head is lost, and the job submitted to a new one.
+    """Labels, training and evaluation each lose the machine that works on them; in the midst of
+    the purchase the head is lost, too, and the job submitted to a new one.
     """
     network = world.network
     if network is None:
         pytest.skip(netns.missing())
-    head = cluster(network, "h", ["a", "b", "c"])
+    world.answer_after(LATENCY)
+    head = cluster(network, "h", ["a", "b"])
     job = submit(world, head)
-    lose(world, job, "queries", "Gibberish", claimed)
-    network.machine("d").start(head, cpus=CPUS)
-    wait(world, job, "labels", claimed)
-    added = network.machine("e").start(head, cpus=CPUS)
-    lose(world, job, "labels", "Labeling", lambda names: parts(names) >= 4, added)
+    lose(world, job, "labels", "Labeling", lambda names: parts(names) >= 2)
+    added = network.machine("c").start(head, cpus=CPUS)
     wait(world, job, "labels", lambda _: added.runs("Labeling"))
     for machine in list(network.machines):  # with the head, all is lost
         machine.lose()
     job.kill()
 
-    head = cluster(network, "i", ["j", "k", "l"])
+    world.answer_after(0.0)
+    head = cluster(network, "i", ["j", "k"])
     job = submit(world, head)
     lose(world, job, "extractor", "TrainWorker", checkpointed)
-    network.machine("m").start(head, cpus=CPUS)
+    network.machine("l").start(head, cpus=CPUS)
     lose(world, job, "evaluation", "Evaluation", claimed)
-    assert job.wait(timeout=300) == 0, said(world)
+    assert job.wait(timeout=400) == 0, said(world)
 
     one, many = world.one, world.fetched("many")
     results = check_labels(many)
-    assert files_of(many, ["queries", "evaluation"]) == files_of(one, ["queries", "evaluation"])
+    assert files_of(many, ["evaluation"]) == files_of(one, ["evaluation"])
     assert labels(many) == labels(one)
     for name in ("model/model.safetensors", "training.json"):
         [here], [there] = (list(place.glob(f"extractor/*/{name}")) for place in (one, many))
         assert here.read_bytes() == there.read_bytes()
     assert steps(many) == list(range(1, STEPS + 1))
-    # One worker was lost, and then all three.
+    # One worker was lost, and then both.
     bought = world.bought(many) - world.bought_by_one
-    assert 600 <= bought <= results["spent"] <= 600 + 4 * AT_STAKE
+    assert 600 <= bought <= results["spent"] <= 600 + 3 * AT_STAKE
     assert results["lost"] == results["spent"] - 600
 
 
 def cluster(network: netns.Network, head: str, workers: list[str]) -> netns.Machine:
     """The head, which does no work, of a cluster of machines that do."""
     first = network.machine(head).start(cpus=0).up()
-    for name in workers:  # side by side they outlast the half minute that Ray gives each
+    for name in workers:  # one after another: Ray gives each half a minute to start
         network.machine(name).start(first, cpus=CPUS).up()
     return first
 
@@ -211,7 +222,7 @@ def wait(
     world: World, job: subprocess.Popen[bytes], role: str, moment: Callable[[list[str]], Any]
 ) -> None:
     """Wait for a moment of an unfinished stage, which its files tell."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     while True:
         names = world.names("many", role)
         assert DONE not in names, f"{role} ended before the moment came\n{said(world)}"
@@ -219,7 +230,7 @@ def wait(
             return
         assert job.poll() is None, f"the job ended before the moment came\n{said(world)}"
         assert time.monotonic() < deadline, f"the moment did not come\n{said(world)}"
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 def lose(
@@ -228,14 +239,13 @@ def lose(
     role: str,
     worker: str,
     ready: Callable[[list[str]], bool],
-    spared: netns.Machine | None = None,
 ) -> None:
     """Lose a machine on which a worker of a stage runs, once the stage is so far."""
     assert world.network is not None
     machines = world.network.machines
 
     def moment(names: list[str]) -> bool:
-        found = [one for one in machines if one is not spared and one.runs(worker)]
+        found = [one for one in machines if one.runs(worker)]
         if found and ready(names):
             found[0].lose()
             return True
