@@ -124,7 +124,7 @@ class Machine:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         own = {"PATH": path, "XDG_CACHE_HOME": f"{self.folder}/cache"}
         environment = {**os.environ, **own, **self.network.environment}
-        for name in ("RAY_ADDRESS", "PYTHONPATH"):
+        for name in ("RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR", "PYTHONPATH"):
             environment.pop(name, None)
         with self.log.open("ab") as log:  # a pipe would stay open as long as Ray runs
             return subprocess.Popen(

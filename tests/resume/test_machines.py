@@ -157,7 +157,7 @@ def test_machines_are_lost_at_every_stage_and_the_result_is_that_of_one_machine(
     head = cluster(network, "h", ["a", "b"])
     job = submit(world, head)
     lose(world, job, "labels", "Labeling", lambda names: parts(names) >= 2)
-    added = network.machine("c").start(head, cpus=CPUS)
+    added = network.machine("c").start(head, cpus=CPUS).up()
     wait(world, job, "labels", lambda _: added.runs("Labeling"))
     for machine in list(network.machines):  # with the head, all is lost
         machine.lose()
@@ -167,7 +167,7 @@ def test_machines_are_lost_at_every_stage_and_the_result_is_that_of_one_machine(
     head = cluster(network, "i", ["j", "k"])
     job = submit(world, head)
     lose(world, job, "extractor", "TrainWorker", checkpointed)
-    network.machine("l").start(head, cpus=CPUS)
+    network.machine("l").start(head, cpus=CPUS).up()
     lose(world, job, "evaluation", "Evaluation", claimed)
     assert job.wait(timeout=400) == 0, said(world)
 
