@@ -144,9 +144,7 @@ def test_a_whole_run_on_s3_leaves_what_a_run_leaves_and_nothing_else(world: Worl
 
 
 @pytest.mark.nightly
-def test_machines_are_lost_at_every_stage_and_the_result_is_that_of_one_machine(
-    world: World,
-) -> None:
+def test_machines_are_lost_and_the_result_is_that_of_one_machine(world: World) -> None:
     """Labels, training and evaluation each lose the machine that works on them; in the midst of
     the purchase the head is lost, too, and the job submitted to a new one.
     """
