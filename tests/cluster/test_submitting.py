@@ -77,6 +77,11 @@ def test_a_spec_is_run_to_its_report_and_only_once(call: Call, tmp_path: Path):
     assert job[1:] == ["small", "succeeded"]
 
 
+def heed_ctrl_c() -> None:
+    """Programs inherit that Ctrl-C is ignored, from a shell that started these tests aside, say."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_the_job_running_and_stop_ends_it(
     call: Call, environment: dict[str, str], tmp_path: Path
 ):
@@ -88,6 +93,7 @@ def test_ctrl_c_leaves_the_job_running_and_stop_ends_it(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
+        preexec_fn=heed_ctrl_c,
     ) as following:
         assert following.stderr is not None
         line = next(line for line in following.stderr if line.startswith("submitted as "))
