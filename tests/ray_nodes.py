@@ -66,9 +66,12 @@ class Nodes:
 
 
 def main(count: int, head: dict[str, Any], options: dict[str, Any]) -> None:
+    from ray._common.utils import get_default_ray_temp_dir
     from ray._private.utils import write_ray_address
     from ray.cluster_utils import Cluster
 
+    # A cluster with a folder of its own still writes its address into Ray's, and does not make it.
+    Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
     defaults = {"num_cpus": 0, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=defaults | head)
     if "temp_dir" in head:  # jobs look there for the cluster that they belong to
