@@ -1,7 +1,7 @@
 # make install | demo | demo-full | test | test-slow | test-nightly | lint | bench | reference | clean
 # Needs Python 3.11 or newer; everything else goes into .venv.
-# `test-nightly` loses machines of a cluster in network namespaces: it needs root on Linux, and skips
-# itself without.
+# `test-nightly` has what would make `.ci/run` take over 40 minutes. One of its tests loses machines of
+# a cluster in network namespaces, needs root on Linux for it, and skips itself without.
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -55,7 +55,7 @@ def told(place: Path, **workers: Any) -> list[dict[str, Any]]:
     return sharding.run(Where, {}, target, sharding.cut(8, 1), Workers.model_validate(workers), 0)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_actors_are_on_the_accelerator_that_is_asked_for(
     nodes: dict[str, str], tmp_path: Path
 ) -> None:
@@ -71,7 +71,7 @@ def test_actors_are_on_the_accelerator_that_is_asked_for(
         capacity.check(Resources.model_validate({"inference": {"gpu_memory": 40}}))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_training_is_on_one_node_where_one_holds_it(
     nodes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

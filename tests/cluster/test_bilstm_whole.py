@@ -26,7 +26,7 @@ BILSTM = {
     },
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from raythief import analysis
 
 COUNT = 50
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="module")

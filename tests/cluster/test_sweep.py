@@ -121,8 +121,10 @@ def test_one_trial_at_a_time_finds_the_same_best_as_two(spec: Path, tmp_path: Pa
         assert json.loads(file.read_text())["results"]["continues"]["steps"] == 10
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "workers",
+    [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.nightly)],
+)
 def test_a_bad_trial_is_stopped_and_gives_its_workers_back(
     spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:

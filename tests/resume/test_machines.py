@@ -127,7 +127,7 @@ def specification(folder: Path, api: ApiServer) -> Path:
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_whole_run_on_s3_leaves_what_a_run_leaves_and_nothing_else(world: World) -> None:
     assert "report: s3://one/runs/reports/tiny/index.html" in world.said
     everything = world.s3.names("one/runs")
