@@ -201,14 +201,14 @@ def test_of_an_upload_that_is_killed_nothing_is_seen_and_the_next_run_is_whole(
     def held(self: Any, number: int, *rest: Any) -> Any:
         if number >= 2:  # one part has come in, and no more will
             half.set()
-            goes_on.wait(60)
+            goes_on.wait(300)
         return store(self, number, *rest)
 
     monkeypatch.setattr(FakeMultipart, "set_part", held)
     process = subprocess.Popen(
         [sys.executable, "-c", CUT_OFF, storage.uri, str(tmp_path / "model")]
     )
-    assert half.wait(60)
+    assert half.wait(300)
     process.kill()
     process.wait()
 
