@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,29 @@ def prepared(whole: Whole, folder: Path, *dropped: str) -> Path:
     for stage in dropped:
         shutil.rmtree(copy / stage)
     return copy
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[Callable[[], None]]:
+    """One Ray for all runs of a file that are made in this process; a start takes ten seconds.
+
+    It is started with the first of them. What the fixture gives ends it; the next run starts one.
+    """
+    import ray
+
+    from raythief import runs
+
+    start = runs.cluster
+    with contextlib.ExitStack() as started, pytest.MonkeyPatch.context() as patch:
+
+        def shared(address: str | None) -> contextlib.AbstractContextManager[None]:
+            assert address is None, "a cluster that is there needs a process of its own"
+            if not ray.is_initialized():
+                started.enter_context(start(None))
+            return contextlib.nullcontext()
+
+        patch.setattr(runs, "cluster", shared)
+        yield started.close
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import math
@@ -12,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from conftest import Whole, command, raythief, write_spec
 from ray_nodes import Nodes
 from raythief import config, sweep
 from raythief.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("one_ray")
 
 RATE = "extractor.training.learning_rate"
 SWEEP: dict[str, Any] = {
@@ -126,7 +128,11 @@ def test_one_trial_at_a_time_finds_the_same_best_as_two(spec: Path, tmp_path: Pa
     [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.nightly)],
 )
 def test_a_bad_trial_is_stopped_and_gives_its_workers_back(
-    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+    spec: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    one_ray: Callable[[], None],
+    workers: int,
 ) -> None:
     """Of six trials, those with a rate that learns nothing do not come to their end.
 
@@ -154,7 +160,11 @@ def test_a_bad_trial_is_stopped_and_gives_its_workers_back(
         f"resources.training.workers={workers}",
         over({RATE: {"grid": [3e-3, 1e-9, 1e-10, 1e-11, 1e-12, 2e-3]}}),
     )
-    with Nodes(0) if workers else contextlib.nullcontext():
+    if workers:
+        one_ray()
+        with Nodes(0):
+            record = run(spec, *search)
+    else:
         record = run(spec, *search)
     assert left == [[]]
     states = {row["parameters"][RATE]: row["status"] for row in record["rows"]}

@@ -14,6 +14,8 @@ from conftest import Whole, artifact, run_spec
 from raythief.config import LABELS
 from raythief.nli import SCORES
 
+pytestmark = pytest.mark.usefixtures("one_ray")
+
 
 def trained(file: Path, storage: Path, copy: Path, *changes: str, workers: int = 0) -> tuple:
     """Weights and manifest results of an extractor that is trained anew, with some changes."""

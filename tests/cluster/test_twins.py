@@ -5,10 +5,8 @@ They share one storage and one Ray, as a user's would: what they have in common 
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,17 +74,15 @@ def small(name: str, storage: Path, *overrides: str) -> config.Spec:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+def done(one_ray: object, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The storage, and the run records by the name of the spec."""
     storage = tmp_path_factory.mktemp("twins") / "artifacts"
     console = Console(file=io.StringIO())
     found = {}
-    with runs.cluster(None), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "cluster", lambda _: contextlib.nullcontext())
-        for name in NAMES:
-            run = sweep.run if name == "sweep" else runs.run
-            found[name] = run(small(name, storage), console=console)
-    yield storage, found
+    for name in NAMES:
+        run = sweep.run if name == "sweep" else runs.run
+        found[name] = run(small(name, storage), console=console)
+    return storage, found
 
 
 def test_all_of_them_are_run() -> None:

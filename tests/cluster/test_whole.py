@@ -19,6 +19,8 @@ from conftest import Whole, artifact, files_of, run_spec
 from raythief import evaluation
 from raythief.config import LABELS
 
+pytestmark = pytest.mark.usefixtures("one_ray")
+
 
 def results(whole: Whole, role: str, row: int = 0) -> dict[str, Any]:
     found: dict[str, Any] = artifact(whole, role, row).verify()["results"]

@@ -151,6 +151,7 @@ def test_all_workers_keep_to_one_limit_one_key_and_one_budget(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_ray")
 def test_bad_rows_are_set_aside(fresh: Path, tmp_path: Path) -> None:
     [vocabulary] = fresh.glob("vocabulary/*/words.parquet")
     word = pq.read_table(vocabulary)["word"][40].as_py()
@@ -182,6 +183,7 @@ def test_bad_rows_are_set_aside(fresh: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_ray")
 def test_permuted_labels_are_refused_before_the_purchase(fresh: Path, tmp_path: Path) -> None:
     [examples] = fresh.glob("examples/*/de.parquet")
     table = pq.read_table(examples.with_name("en.parquet")).to_pylist()
@@ -235,6 +237,7 @@ def test_two_runs_at_once_buy_everything_once(fresh: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_ray")
 def test_the_same_labels_on_any_number_of_actors(fresh: Path, tmp_path: Path) -> None:
     found = []
     with ApiServer(tmp_path) as server:
