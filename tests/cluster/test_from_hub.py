@@ -36,6 +36,7 @@ SPEC = {
         }
     },
     "real": {"fraction": 0.5, "placement": "after"},
+    "resources": {"training": {"workers": 0}},  # no group of workers is started for four steps
 }
 
 

@@ -39,7 +39,7 @@ def parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/*.parquet"))
 
 
-@pytest.mark.parametrize("signalled", ["driver", pytest.param("actor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("signalled", ["driver", pytest.param("actor", marks=pytest.mark.nightly)])
 def test_labelling_loses_and_doubles_nothing(whole: Whole, tmp_path: Path, signalled: str) -> None:
     changes = {"inference__rows_per_shard": 10}
     reference = prepared(whole, tmp_path / "reference", "labels")
@@ -114,7 +114,7 @@ def test_training_ends_with_the_same_weights(whole: Whole, tmp_path: Path) -> No
     assert [one["loss"] for one in told] == [one["loss"] for one in steps]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_runs_at_once_build_everything_once(whole: Whole, tmp_path: Path) -> None:
     storage = prepared(whole, tmp_path, "queries", "labels")
     spec = write_spec(tmp_path)
