@@ -235,7 +235,7 @@ def histograms(
 ) -> str:
     """Small panels of histograms over common bins: (title, edges, (name, counts) of each)."""
     with matplotlib.rc_context(SETTINGS):
-        figure, places, left = grid(len(panels), 2, 0.6, 2.6, sharey=False)
+        figure, places, left = grid(len(panels), 2, 0.6, 2.6)
         for i, (axes, (title, edges, samples)) in enumerate(zip(places, panels, strict=True)):
             for j, (label, counts) in enumerate(samples):
                 colour, hatch, _ = style(j)
@@ -248,10 +248,13 @@ def histograms(
                     label=short(label),
                 )  # fmt: skip
             if len(panels) > 1:
-                axes.set_title(short(title, 44), pad=18 if i == 0 else None)
+                axes.set_title(short(title, 44), pad=22 if i == 0 else None)
             axes.grid(axis="y")
             axes.set_axisbelow(True)
-            axes.set_ylim(bottom=0)
+            axes.set_xlim(
+                min(panel[1][0] for panel in panels), max(panel[1][-1] for panel in panels)
+            )
+        places[0].set_ylim(bottom=0)
         for axes in left:
             axes.set_ylabel("share of the pairs, %")
         figure.supxlabel(short(unit, 100), fontsize=9.5, color=INK)
@@ -306,16 +309,15 @@ def canvas(height: float) -> tuple[Figure, Axes]:
 
 
 def grid(
-    count: int, across: int, edge: float, height: float, sharey: bool = True
+    count: int, across: int, edge: float, height: float
 ) -> tuple[Figure, list[Axes], list[Axes]]:
-    """Small panels side by side.
+    """Small panels side by side, with one scale for all upwards.
 
     Args:
         count: Panels.
         across: Most of them in a row.
         edge: Inches of the whole figure besides its rows.
         height: Inches of a row.
-        sharey: One scale for all.
 
     Returns:
         The figure, its panels, and those at the left.
@@ -323,7 +325,7 @@ def grid(
     columns = min(across, count)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(WIDTH, edge + height * rows), layout="constrained")
-    places = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    places = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for left_over in places.flat[count:]:
         left_over.set_axis_off()
     return figure, list(places.flat[:count]), list(places[:, 0])
