@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -231,6 +232,22 @@ def test_stages_are_counted_by_what_became_of_them(told: Told, tmp_path: Path) -
     outcomes = {tag: n for (metric, tag), n in told.values.items() if metric is metrics.STAGES}
     assert outcomes == {"goodbuilt": 1, "goodfound": 1, "badfailed": 2}
     assert told(metrics.STAGES_RUNNING, "good") == told(metrics.STAGES_RUNNING, "bad") == 0
+
+
+def test_a_stage_that_is_damaged_before_it_is_used_fails_and_is_under_way_no_more(
+    told: Told, tmp_path: Path
+) -> None:
+    class Damaging(Display):
+        @contextlib.contextmanager
+        def stage(self, title: str) -> Iterator[Tell]:
+            yield silent
+            next(tmp_path.glob("torn/*/manifest.json")).write_text("{}")
+
+    torn = Stage("torn", {}, lambda *_: {})
+    with Damaging(Console(file=io.StringIO())) as display:
+        outcomes = building.build({"torn": torn}, Storage.at(str(tmp_path)), display, concurrent=1)
+    assert "damaged: manifest.json" in str(outcomes[torn.fingerprint].error)
+    assert told(metrics.STAGES_RUNNING, "torn") == 0
 
 
 def test_a_training_that_goes_on_from_a_checkpoint_is_counted(told: Told, tmp_path: Path) -> None:
