@@ -192,16 +192,20 @@ def cluster(address: str | None) -> Iterator[None]:
         options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     else:
         options |= {"address": address}
+    none = (
+        f"--address {address}: is no address of a Ray cluster; give `auto`, `HEAD:6379` or "
+        "`ray://HEAD:10001` here or in RAY_ADDRESS (`raythief submit` takes http://HEAD:8265)"
+    )
+    scheme, found, _ = (address or "").partition("://")
+    if found and scheme != "ray":  # Ray would take it for the name of a Python module
+        raise UserError(none)
     try:
         with _hushed():
             ray.init(**options)
     except ValueError:
         if address is None:
             raise
-        raise UserError(
-            f"--address {address}: is no address of a Ray cluster; give `auto`, `HEAD:6379` or "
-            "`ray://HEAD:10001` here or in RAY_ADDRESS (`raythief submit` takes http://HEAD:8265)"
-        ) from None
+        raise UserError(none) from None
     except ConnectionError as error:
         raise UserError(
             f"--address {address}: no Ray cluster answers: {first_line(error)}"

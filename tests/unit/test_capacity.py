@@ -216,7 +216,7 @@ def test_a_cluster_that_loses_its_nodes_in_the_midst_is_told_of_once_each_time(
     assert said[0].startswith("waiting for nodes: resources: a training needs 2 CPUs")
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "127.0.0.1:port"])
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "127.0.0.1:port", "foo://x", "://"])
 def test_an_address_of_no_cluster_is_a_sentence(address: str) -> None:
     with pytest.raises(UserError) as caught, runs.cluster(address):
         pass
