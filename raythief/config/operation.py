@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from raythief.config.base import Section
+from raythief.config.keys import holds_keys
 
 
 class Workers(Section):
@@ -98,6 +99,15 @@ class Tracking(Section):
     """Tracking URI of MLflow (`https://...`, `databricks`); needs `raythief[mlflow]`."""
     wandb: str | None = None
     """Project at Weights & Biases; needs `raythief[wandb]`, and its key in WANDB_API_KEY."""
+
+    @model_validator(mode="after")
+    def _safe(self) -> Tracking:
+        if self.mlflow is not None and holds_keys(self.mlflow):
+            raise ValueError(
+                "mlflow holds a user or a key, which the run record would keep; set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            )
+        return self
 
 
 class Serve(Section):

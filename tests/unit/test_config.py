@@ -650,3 +650,18 @@ def test_a_batch_in_tokens_holds_two_of_the_longest_pairs() -> None:
     tree = {"name": "a", "extractor": {"training": {"batch_tokens": 511}}}
     with pytest.raises(UserError, match="batch_tokens is below twice max_tokens"):
         config.validate(tree, "spec")
+
+
+@pytest.mark.parametrize(
+    ("field", "sentence"),
+    [
+        ("victim.api.url=https://me:HIDDEN@x.test", "url holds a user or a key; use key_env"),
+        ("victim.api.url=https://x.test/?api_key=HIDDEN", "url holds a user or a key; use key_env"),
+        ("victim.api.headers.X-Api-Key=HIDDEN", "headers.X-Api-Key is secret; use key_env"),
+        ("tracking.mlflow=https://me:HIDDEN@x.test", "mlflow holds a user or a key, which the run"),
+    ],
+)
+def test_a_key_in_a_spec_is_refused_and_not_repeated(tmp_path: Path, field: str, sentence: str):
+    said = refused(tmp_path, "name: x\nvictim: {api: {url: 'https://x.test'}}", field)
+    assert sentence in said
+    assert "HIDDEN" not in said
