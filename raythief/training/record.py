@@ -53,8 +53,16 @@ class Recorder:
     """Keeps the steps of one worker, and writes those of all if it is the first."""
 
     def __init__(
-        self, target: Artifact, tell: Tell, rank: int, world: int, done: int, steps: int
+        self,
+        target: Artifact,
+        tell: Tell,
+        rank: int,
+        world: int,
+        done: int,
+        steps: int,
+        earlier: int = 0,
     ) -> None:
+        """Begin after ``done`` steps, of which a shorter training brought the ``earlier`` ones."""
         self.target, self.tell, self.rank, self.world = target, tell, rank, world
         self.steps = steps
         self.share_of_peak = 0.0
@@ -66,7 +74,7 @@ class Recorder:
         self._writer: SummaryWriter | None = None
         if rank == 0:
             self._drop_after(done)
-            metrics.TRAINING_RESUMPTIONS.add(int(done > 0), stage=target.stage)
+            metrics.TRAINING_RESUMPTIONS.add(int(done > earlier), stage=target.stage)
             self._writer = SummaryWriter(self._folder(), purge_step=done + 1)
 
     def add(self, measured: torch.Tensor, **known: Any) -> None:

@@ -257,6 +257,9 @@ def test_a_training_that_goes_on_from_a_checkpoint_is_counted(told: Told, tmp_pa
     for rank in range(2):  # one training, whatever the number of its workers
         Recorder(target, silent, rank, world=2, done=5, steps=10)
     assert told(metrics.TRAINING_RESUMPTIONS, "extractor") == 1
+    for done in (4, 7):  # the end of a shorter training is no crash, a checkpoint after it is
+        Recorder(target, silent, rank=0, world=1, done=done, steps=10, earlier=4)
+    assert told(metrics.TRAINING_RESUMPTIONS, "extractor") == 2
 
 
 def test_a_metric_without_its_tag_is_refused() -> None:
