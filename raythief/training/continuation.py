@@ -42,7 +42,7 @@ def find(stage: Stage, storage: Storage, training: Training) -> Artifact | None:
     if not training.open_ended:
         return None
     assert training.steps is not None
-    wanted, found = _endless(stage.identity), []
+    wanted, found = endless(stage.identity), []
     place = pyarrow.fs.FileSelector(f"{storage.root}/{stage.name}", allow_not_found=True)
     for info in storage.fs.get_file_info(place):
         other = storage.artifact(stage.name, info.base_name)
@@ -54,7 +54,7 @@ def find(stage: Stage, storage: Storage, training: Training) -> Artifact | None:
             continue
         if training.selection is not None and steps % training.selection.every:
             continue  # it looked at its last step, which this one will not
-        if _endless(manifest) == wanted:
+        if endless(manifest) == wanted:
             found.append((steps, other))
     if not found:
         return None
@@ -114,8 +114,11 @@ def take(earlier: Artifact, target: Artifact, schedule: Schedule, *, first: bool
     return kept
 
 
-def _endless(identity: Mapping[str, Any]) -> str:
-    """All that decides a training's result but its length, of a stage or of its manifest."""
+def endless(identity: Mapping[str, Any]) -> str:
+    """All that decides a training's result but its length, of a stage or of its manifest.
+
+    Of two that are equal in it and ``Training.open_ended``, the longer can go on from the shorter.
+    """
     config = identity["config"]
     config = {**config, "training": {**config["training"], "steps": None, "epochs": None}}
     return json.dumps([identity["version"], config, identity["inputs"]], sort_keys=True)
