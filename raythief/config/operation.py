@@ -16,7 +16,7 @@ class Workers(Section):
     workers: int = Field(1, ge=0)
     """Number of actors or training workers. 0 works in the process that builds the stage (of a
     sweep, in the trial's), which starts at once and is for what is small; its CPUs and GPUs are
-    then those of that process, and MLflow and Weights & Biases are not told."""
+    then those of that process, and MLflow and Weights & Biases can not be told."""
     cpus: float = Field(1.0, gt=0)
     """CPUs of each."""
     gpus: float | None = Field(None, ge=0)

@@ -665,3 +665,15 @@ def test_a_key_in_a_spec_is_refused_and_not_repeated(tmp_path: Path, field: str,
     said = refused(tmp_path, "name: x\nvictim: {api: {url: 'https://x.test'}}", field)
     assert sentence in said
     assert "HIDDEN" not in said
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_a_tracker_that_no_worker_would_tell_is_refused(tmp_path: Path, name: str):
+    alone = "resources.training.workers=0"
+    told = [f"tracking.{name}=somewhere", f"{alone[:-1]}1"]
+    assert loaded(tmp_path, "name: x", alone)
+    assert loaded(tmp_path, "name: x", *told)
+    said = refused(tmp_path, "name: x", told[0], alone)
+    assert f"tracking.{name} is told by workers alone, and resources.training.workers is 0" in said
+    row = f"name: x\nvariants: {{a: {{}}, b: {{{alone.replace('=', ': ')}}}}}"
+    assert f"variants.b: spec: tracking.{name} is told by" in refused(tmp_path, row, *told)
