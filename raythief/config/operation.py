@@ -133,7 +133,8 @@ class Serve(Section):
     batch_wait_s: float = Field(0.01, ge=0)
     """Seconds that a pair waits for others to join its batch."""
     max_pairs_per_request: int = Field(512, ge=1)
-    """Most pairs in a request; larger ones are refused with status 413."""
+    """Most pairs in a request; larger ones are refused with status 413, and so are bodies of more
+    than 64 KiB for each of so many pairs."""
     scores: bool = False
     """Answer with the probability of each label too, not only with the likeliest label."""
     key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
