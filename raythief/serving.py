@@ -33,6 +33,7 @@ from typing import Annotated, Any
 
 import ray
 from pydantic import BaseModel, ConfigDict
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from rich.console import Console
 from rich.markup import escape
 
@@ -54,8 +55,6 @@ except ModuleNotFoundError as absent:
 
 APPLICATION = "raythief"
 """Name of the application on the cluster."""
-_HEAD = "node:__internal_head__"
-"""The resource that Ray gives to the head node alone, where the server listens."""
 _PATIENCE = 60.0
 """Seconds in which a server whose model is loaded has to answer."""
 _BYTES_PER_PAIR = 1 << 16
@@ -440,7 +439,7 @@ def _on_head(here: bool, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function on the node that listens."""
     if here:
         return function(*arguments)
-    task = ray.remote(num_cpus=0, resources={_HEAD: 0.001})(function)
+    task = ray.remote(num_cpus=0, resources={HEAD_NODE_RESOURCE_NAME: 0.001})(function)
     try:
         return ray.get(task.remote(*arguments))
     except ray.exceptions.RayTaskError as error:
