@@ -23,7 +23,7 @@ from raythief.artifacts import Artifact, Storage
 from raythief.config import Training
 from raythief.stages import Stage
 from raythief.training.collapse import Step
-from raythief.training.record import PARTS, STEPS, TENSORBOARD
+from raythief.training.record import PARTS, STEPS, TENSORBOARD, drop_after
 from raythief.training.schedule import Schedule
 from raythief.training.selection import Best
 from raythief.training.state import STATE, State
@@ -104,6 +104,7 @@ def take(earlier: Artifact, target: Artifact, schedule: Schedule, *, first: bool
         },
     }
     if first:
+        drop_after(target, 0)  # of a run that was killed before its first checkpoint
         target.write(f"{PARTS}/{1:09d}.jsonl", lines)
         target.upload(earlier.local(TENSORBOARD), TENSORBOARD)
         if kept["looks"]:
