@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -210,11 +211,19 @@ def cluster(address: str | None) -> Iterator[None]:
         raise UserError(
             f"--address {address}: no Ray cluster answers: {first_line(error)}"
         ) from None
+    if threading.current_thread() is threading.main_thread():
+        # As Ctrl-C: Ray's own handler exits in a way that waits for the stages under way.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    quiet("ray.data", "ray.train", "ray.tune", "transformers")
+    names = ("ray.data", "ray.train", "ray.tune", "transformers")
+    quiet(*names)
     try:
         yield
+    except KeyboardInterrupt:
+        for name in names:  # how each stage under way fails without Ray is of no interest
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        raise
     finally:
         ray.shutdown()
 
