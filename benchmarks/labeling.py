@@ -163,15 +163,13 @@ class Gated(labeling.Labeling):
 @contextlib.contextmanager
 def first_query(target: Artifact) -> Iterator[Callable[[], float]]:
     """Tell when the first query was taken from the budget, by the clock of ``perf_counter``."""
-    ledger = Path(target.absolute) / metering.LEDGER
     seen: list[float] = []
     stop = threading.Event()
 
     def watch() -> None:
         while not seen and not stop.wait(0.01):
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                if json.loads(ledger.read_bytes())["taken"]:
-                    seen.append(time.perf_counter())
+            if metering.has_ledger(target) and metering.spent(target.storage, target.path):
+                seen.append(time.perf_counter())
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

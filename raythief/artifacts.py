@@ -31,6 +31,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from raythief import s3
+from raythief.config.keys import holds_keys
 from raythief.errors import UserError, first_line
 
 MANIFEST = "manifest.json"
@@ -53,7 +54,19 @@ class Storage:
 
     @classmethod
     def at(cls, location: str) -> Storage:
-        """Storage at a folder (relative ones are made absolute) or an address with a scheme."""
+        """Storage at a folder (relative ones are made absolute) or an address with a scheme.
+
+        Raises:
+            UserError: the address holds a key.
+        """
+        if "://" in location and holds_keys(location):
+            scheme, _, rest = location.partition("://")
+            shown = f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+            raise UserError(
+                f"storage: {shown}: keys do not belong in the address, which is shown and kept; "
+                "give them in the environment (of S3: AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY) or by the role of every node"
+            )
         return cls(location if "://" in location else str(Path(location).expanduser().resolve()))
 
     @property
@@ -72,8 +85,11 @@ class Storage:
         return isinstance(self.fs, pa.fs.LocalFileSystem)
 
     def address(self, path: str) -> str:
-        """How a person opens a path within the filesystem."""
-        return path if self.is_local else f"{self.uri.partition('://')[0]}://{path}"
+        """How a person, or another process, opens a path of the filesystem below the root."""
+        if self.is_local:
+            return path
+        place, mark, query = self.uri.partition("?")
+        return place.rstrip("/") + path.removeprefix(self.root) + mark + query
 
     def artifact(self, stage: str, fingerprint: str) -> Artifact:
         """The artifact of that stage and fingerprint, finished or not."""

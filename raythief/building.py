@@ -101,12 +101,12 @@ def build(
         try:
             with display.stage(title) as tell:
                 artifact, built = stage.ensure(storage, tell)
+            manifest = artifact.verify()
         except Exception as error:  # kept in the outcome; the caller raises or reports it
             mistake = find_user_error(error)
             if mistake is not None:
                 return Outcome(error=str(mistake))
             return Outcome(error=f"{type(error).__name__}: {error}", fault=error)
-        manifest = artifact.verify()
         how = f"{manifest['seconds']:7.1f} s" if built else "  there   "
         display.line(f"[green]✓[/] {how}  {title:<28} [dim]{artifact.path}[/]")
         for sign in manifest["results"].get("collapse", ()):

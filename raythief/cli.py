@@ -13,6 +13,7 @@ from typing import Annotated, Any
 # Before the first import of ray and the hub's client, which read them then.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a stage that was left starts no Ray anew
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 

@@ -31,10 +31,12 @@ def find_user_error(error: BaseException) -> UserError | None:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        if isinstance(current, UserError):
+        # What Ray makes of a task's error is of the error's kind too, and tells its stack trace.
+        wrapped = isinstance(getattr(current, "cause", None), BaseException)
+        if isinstance(current, UserError) and not wrapped:
             return current
         pending += list(getattr(current, "worker_failures", {}).values())
-        for name in ("cause", "__cause__", "__context__"):
+        for name in ("cause", "controller_failure", "__cause__", "__context__"):
             inner = getattr(current, name, None)
             if isinstance(inner, BaseException):
                 pending.append(inner)

@@ -5,8 +5,12 @@
 Every query is taken from the budget, on storage, *before* it is sent. So whatever is killed, and
 whenever, the count can only be too high: what was taken and whose answer was never kept is *lost*,
 and counts as spent. One meter serves a whole run, so budget and limits hold over all its actors.
-If another run has taken over (``raythief.leases``), the meter finds that the ledger is not as it
-left it, and grants nothing more.
+
+Each meter writes a ledger of its own, and what was spent is the sum over them: no meter can undo
+what another counted, however late its write lands. It notes which ledgers it found when it began,
+and after it wrote what it wants to take it looks whether they are still the same. If not, another
+run has taken over (``raythief.leases``), and it takes nothing. A query is therefore either counted
+before the other began, and known to it, or not granted. Two that begin at once both end.
 """
 
 from __future__ import annotations
@@ -14,10 +18,12 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow.fs
 import ray
 
 from raythief import metrics, progress
@@ -25,8 +31,8 @@ from raythief.artifacts import WORK, Artifact, Storage
 from raythief.config import Costs
 from raythief.errors import UserError
 
-LEDGER = f"{WORK}/ledger.json"
-"""Where an unfinished artifact keeps what was taken for it from the budget."""
+LEDGER = f"{WORK}/ledger"
+"""How files of an unfinished artifact begin that keep what was taken for it from the budget."""
 _NAME = "raythief-meter"
 
 
@@ -59,11 +65,11 @@ def account(artifact: Artifact, parts: Iterable[Mapping[str, Any]]) -> Account:
             ``attempts`` and ``retries`` of each part.
     """
     parts = list(parts)
-    ledger = _read(artifact.storage, artifact.path)
-    spent = ledger["taken"] - ledger["returned"]
+    ledgers = _read(artifact.storage, artifact.path).values()
+    spent = _spent(ledgers)
     rejected = sum(len(part["rejected"]) for part in parts)
     return Account(
-        queries=ledger["queries"],
+        queries=_latest(ledgers)["queries"],
         kept=sum(part["rows"] for part in parts) - rejected,
         rejected=rejected,
         spent=spent,
@@ -75,22 +81,18 @@ def account(artifact: Artifact, parts: Iterable[Mapping[str, Any]]) -> Account:
 
 def has_ledger(artifact: Artifact) -> bool:
     """Whether something was, or is being, bought for an unfinished artifact."""
-    return artifact.storage.read_bytes(f"{artifact.path}/{LEDGER}") is not None
+    return bool(_read(artifact.storage, artifact.path))
 
 
 def started(artifact: Artifact) -> float:
     """When the present or last run began to buy, in seconds since 1970."""
-    return float(_read(artifact.storage, artifact.path)["started"])
+    return float(_latest(_read(artifact.storage, artifact.path).values())["started"])
 
 
 def spent(storage: Storage, path: str) -> int:
     """Queries spent so far on an artifact, finished or not."""
-    stage, _, fingerprint = path.partition("/")
-    manifest = storage.artifact(stage, fingerprint).manifest()
-    if manifest is not None:
-        return int(manifest["results"].get("spent", 0))
-    ledger = _read(storage, path)
-    return int(ledger["taken"] - ledger["returned"])
+    final = _final(storage, path)
+    return _spent(_read(storage, path).values()) if final is None else final
 
 
 def check(storage: Storage, budget: int | None, needed: Mapping[str, int]) -> None:
@@ -123,9 +125,15 @@ class Meter:
         self.storage, self.budget, self.query_usd = storage, costs.budget, costs.query_usd
         self.paths = set(paths)
         """Artifacts whose queries count against the budget."""
-        self.before = {path: spent(storage, path) for path in self.paths}
-        """What earlier runs spent on them; of those that are opened here, the ledgers tell."""
+        self.name = f"{LEDGER}-{uuid.uuid4().hex}.json"
         self.ledgers: dict[str, dict[str, Any]] = {}
+        """Its own, of each artifact that it buys."""
+        self.known: dict[str, set[str]] = {}
+        """Names of all ledgers of each, as it found them before it began its own."""
+        self.before = {path: spent(storage, path) for path in self.paths}
+        """What others spent on them."""
+        self.final: dict[str, int] = {}
+        """What was spent on those that others have finished, so that manifests are read once."""
         self.done: dict[str, list[int]] = {}
         self.free_at: dict[str, float] = {}
         self.faults: dict[str, str] = {}
@@ -137,10 +145,9 @@ class Meter:
     def open(self, path: str, queries: int, kept: int, rejected: int) -> None:
         """Begin, or go on with, the purchase of an artifact of so many queries."""
         self.paths.add(path)
-        ledger = _read(self.storage, path)
         self.done[path] = [kept, rejected]
         self.faults.pop(path, None)
-        self._write(path, {**ledger, "queries": queries, "started": time.time()})
+        self._begin(path, queries=queries, started=time.time())
         self._tell_spent()
         self._tell_missing()
 
@@ -162,18 +169,18 @@ class Meter:
             grant = min(most, self.budget - sum(self._spent(other) for other in self.paths))
         if grant < least:
             return 0
-        if not self._is_ours(path):
+        self._write(path, {**ledger, "taken": ledger["taken"] + grant})
+        if set(_names(self.storage, path)) != self.known[path]:
+            self._write(path, ledger)
             self.stop(path, f"{path}: another run goes on with this purchase; this one ends")
             return self.faults[path]
-        self._write(path, {**ledger, "taken": ledger["taken"] + grant})
         self._tell_spent()
         return grant
 
     def give_back(self, path: str, rows: int) -> None:
         """Return queries that were taken and never billed."""
         ledger = self._ledger(path)
-        if self._is_ours(path):  # else it counts as spent
-            self._write(path, {**ledger, "returned": ledger["returned"] + rows})
+        self._write(path, {**ledger, "returned": ledger["returned"] + rows})
         self._tell_spent()
 
     def keep(self, path: str, kept: int, rejected: int) -> int:
@@ -205,17 +212,31 @@ class Meter:
 
     def _ledger(self, path: str) -> dict[str, Any]:
         if path not in self.ledgers:  # the meter was started anew, after its node was lost
-            self.ledgers[path] = _read(self.storage, path)
+            self._begin(path)
         return self.ledgers[path]
 
+    def _begin(self, path: str, **changes: Any) -> None:
+        """Begin its own ledger, or go on with it, after those that there are."""
+        there = _read(self.storage, path)
+        own = self.ledgers.get(path, {**_latest(there.values()), "taken": 0, "returned": 0})
+        self.known[path] = {*there, self.name}
+        self._write(path, {**own, **changes})
+        # Read again: what another takes from now on, it finds this ledger and gives it back.
+        others = _read(self.storage, path).items()
+        self.before[path] = _spent(ledger for name, ledger in others if name != self.name)
+
     def _spent(self, path: str) -> int:
-        if path not in self.ledgers:
-            return spent(self.storage, path)
-        return int(self.ledgers[path]["taken"] - self.ledgers[path]["returned"])
+        if path in self.ledgers:
+            return self.before[path] + _spent([self.ledgers[path]])
+        if path not in self.final:
+            final = _final(self.storage, path)
+            if final is None:  # another run may buy it even now
+                return _spent(_read(self.storage, path).values())
+            self.final[path] = final
+        return self.final[path]
 
     def _tell_spent(self) -> None:
-        earlier = sum(rows for path, rows in self.before.items() if path not in self.ledgers)
-        total = earlier + sum(map(self._spent, self.ledgers))
+        total = sum(self.before.values()) + _spent(self.ledgers.values())
         metrics.SPENT_QUERIES.set(total)
         metrics.SPENT_DOLLARS.set(total * self.query_usd)
 
@@ -224,12 +245,8 @@ class Meter:
         missing = sum(self.ledgers[path]["queries"] - sum(self.done[path]) for path in going_on)
         metrics.MISSING_ROWS.set(missing)
 
-    def _is_ours(self, path: str) -> bool:
-        """Whether the ledger on storage is as this meter left it."""
-        return self.storage.read_bytes(f"{path}/{LEDGER}") == _text(self._ledger(path))
-
     def _write(self, path: str, ledger: dict[str, Any]) -> None:
-        self.storage.write_bytes(f"{path}/{LEDGER}", _text(ledger))
+        self.storage.write_bytes(f"{path}/{self.name}", json.dumps(ledger).encode())
         self.ledgers[path] = ledger
 
 
@@ -337,12 +354,31 @@ class Purse:
                 self.balance = 0
 
 
-def _text(ledger: Mapping[str, Any]) -> bytes:
-    return json.dumps(ledger).encode()
+def _final(storage: Storage, path: str) -> int | None:
+    """Queries spent on a finished artifact, None of an unfinished one."""
+    stage, _, fingerprint = path.partition("/")
+    manifest = storage.artifact(stage, fingerprint).manifest()
+    return None if manifest is None else int(manifest["results"].get("spent", 0))
 
 
-def _read(storage: Storage, path: str) -> dict[str, Any]:
-    text = storage.read_bytes(f"{path}/{LEDGER}")
-    blank = {"queries": 0, "taken": 0, "returned": 0, "started": 0.0}
-    found: dict[str, Any] = json.loads(text) if text else blank
-    return found
+def _names(storage: Storage, path: str) -> list[str]:
+    """All ledgers of an artifact."""
+    selector = pyarrow.fs.FileSelector(f"{storage.root}/{path}/{WORK}", allow_not_found=True)
+    names = [f"{WORK}/{info.base_name}" for info in storage.fs.get_file_info(selector)]
+    return [name for name in names if name.startswith(LEDGER) and name.endswith(".json")]
+
+
+def _read(storage: Storage, path: str) -> dict[str, dict[str, Any]]:
+    """All ledgers of an artifact by their names; none of one that is finished."""
+    texts = {name: storage.read_bytes(f"{path}/{name}") for name in _names(storage, path)}
+    return {name: json.loads(text) for name, text in texts.items() if text is not None}
+
+
+def _spent(ledgers: Iterable[Mapping[str, Any]]) -> int:
+    return sum(ledger["taken"] - ledger["returned"] for ledger in ledgers)
+
+
+def _latest(ledgers: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The ledger of the run that began last; a blank one where there is none."""
+    blank = {"queries": 0, "started": 0.0}
+    return max(ledgers, key=lambda ledger: ledger["started"], default=blank)

@@ -24,6 +24,7 @@ from raythief.artifacts import Storage
 from raythief.config import Costs, Model, Spec, Training, Workers
 from raythief.stages import Stage
 from raythief.throughput import Kind
+from raythief.training.continuation import endless
 
 FORWARD, TRAINING = 2, 6
 """Operations for each weight and token (Kaplan et al. 2020)."""
@@ -197,6 +198,9 @@ def show(spec: Spec, rows: Sequence[runs.Row], console: Console) -> None:
     others = "starts, reading, communication" + (", the API" if spec.victim.api else "")
     clock = f"{wall:,.1f} hours" if wall >= 1 else f"{60 * wall:.0f} minutes"
     tell(f"Wall-clock: {least}{clock}, stages one after another; {others} come on top")
+    shortened = _continuing(plan)
+    if shortened:
+        tell(f"An upper bound: {shortened} trainings can go on from shorter ones of this plan")
     if len(known) < len(missing):
         lacking = len(missing) - len(known)
         tell(f"Not reckoned: {lacking} stages (?) whose model or data are of unknown size")
@@ -209,6 +213,20 @@ def show(spec: Spec, rows: Sequence[runs.Row], console: Console) -> None:
                     for s in plan if s.stage.queries)  # fmt: skip
         enough = "enough" if spent + queries <= spec.costs.budget else "[red]not enough[/]"
         tell(f"Budget: {spec.costs.budget:,} queries, {spent:,} spent: {enough}")
+
+
+def _continuing(plan: Sequence[Step]) -> int:
+    """Missing trainings of which a shorter one of the plan is the beginning."""
+    equal: dict[str, list[Step]] = {}
+    for step in plan:
+        if step.kind == "training":
+            how = Training.model_validate(step.stage.config["training"])
+            if how.open_ended:
+                equal.setdefault(endless(step.stage.identity), []).append(step)
+    by_length = (
+        sorted(e, key=lambda s: s.stage.config["training"]["steps"]) for e in equal.values()
+    )
+    return sum(not step.there for group in by_length for step in group[1:])
 
 
 def _table(title: str, plan: Sequence[Step], unit: str) -> Table:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -192,25 +193,37 @@ def cluster(address: str | None) -> Iterator[None]:
         options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     else:
         options |= {"address": address}
+    none = (
+        f"--address {address}: is no address of a Ray cluster; give `auto`, `HEAD:6379` or "
+        "`ray://HEAD:10001` here or in RAY_ADDRESS (`raythief submit` takes http://HEAD:8265)"
+    )
+    scheme, found, _ = (address or "").partition("://")
+    if found and scheme != "ray":  # Ray would take it for the name of a Python module
+        raise UserError(none)
     try:
         with _hushed():
             ray.init(**options)
     except ValueError:
         if address is None:
             raise
-        raise UserError(
-            f"--address {address}: is no address of a Ray cluster; give `auto`, `HEAD:6379` or "
-            "`ray://HEAD:10001` here or in RAY_ADDRESS (`raythief submit` takes http://HEAD:8265)"
-        ) from None
+        raise UserError(none) from None
     except ConnectionError as error:
         raise UserError(
             f"--address {address}: no Ray cluster answers: {first_line(error)}"
         ) from None
+    if threading.current_thread() is threading.main_thread():
+        # As Ctrl-C: Ray's own handler exits in a way that waits for the stages under way.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    quiet("ray.data", "ray.train", "ray.tune", "transformers")
+    names = ("ray.data", "ray.train", "ray.tune", "transformers")
+    quiet(*names)
     try:
         yield
+    except KeyboardInterrupt:
+        for name in names:  # how each stage under way fails without Ray is of no interest
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        raise
     finally:
         ray.shutdown()
 

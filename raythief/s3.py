@@ -42,15 +42,10 @@ def connect(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """The filesystem of an address, and the path in it, after a look whether it is there.
 
     Raises:
-        UserError: the address holds a key or what is not known, nobody answers, the bucket does
-            not exist or lies elsewhere, or we may not see it.
+        UserError: the address holds what is not known, nobody answers, the bucket does not exist
+            or lies elsewhere, or we may not see it.
     """
     place, _, asked = uri.removeprefix("s3://").partition("?")
-    if holds_keys(uri):
-        raise UserError(
-            f"storage: s3://{place.rpartition('@')[2]}: keys do not belong in the address, which "
-            "is shown and kept; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
-        )
     shown, bucket = f"s3://{place}", place.partition("/")[0]
     query = dict(parse_qsl(asked, keep_blank_values=True))
     unknown = sorted(query.keys() - set(_KNOWN))
@@ -82,14 +77,6 @@ def connect(uri: str) -> tuple[pa.fs.FileSystem, str]:
     patient = pa.fs.AwsDefaultS3RetryStrategy(max_attempts=_ATTEMPTS)
     # Opened late, a file of some megabytes takes one request instead of three.
     return pa.fs.S3FileSystem(**options, retry_strategy=patient, allow_delayed_open=True), path
-
-
-def holds_keys(uri: str) -> bool:
-    """Whether an address of any scheme names a user or keys before its bucket; a key may hold a
-    slash, which ends what URLs call the host."""
-    rest = uri.partition("://")[2].partition("?")[0]
-    host = rest.partition("/")[0]
-    return "@" in host or (":" in host and "@" in rest)
 
 
 def explain(error: OSError, options: dict[str, str] | None = None) -> str:

@@ -33,6 +33,7 @@ from typing import Annotated, Any
 
 import ray
 from pydantic import BaseModel, ConfigDict
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from rich.console import Console
 from rich.markup import escape
 
@@ -54,10 +55,10 @@ except ModuleNotFoundError as absent:
 
 APPLICATION = "raythief"
 """Name of the application on the cluster."""
-_HEAD = "node:__internal_head__"
-"""The resource that Ray gives to the head node alone, where the server listens."""
 _PATIENCE = 60.0
 """Seconds in which a server whose model is loaded has to answer."""
+_BYTES_PER_PAIR = 1 << 16
+"""Of a request, on average: many times what the longest pair takes that an encoder reads whole."""
 _FAULT = re.compile(r"raythief\.errors\.UserError: (.+)")
 _BEARER = HTTPBearer(auto_error=False, description="The key that `serve.key_env` names.")
 
@@ -128,12 +129,13 @@ def application(
             )
 
     app = FastAPI(title=title, version=__version__)
+    app.add_middleware(_Bounded, most=options.max_pairs_per_request * _BYTES_PER_PAIR)
 
     @app.post(
         "/predict",
         response_model_exclude_none=True,
         dependencies=[Depends(authorised)] if key_digest else [],
-        responses={413: {"description": "Too many pairs"}},
+        responses={413: {"description": "Too many pairs, or too many bytes"}},
     )
     async def predict(request: Pairs) -> Answers:
         """Label pairs of sentences."""
@@ -159,6 +161,31 @@ def application(
         return Health()
 
     return app
+
+
+class _Bounded:
+    """Refuses what is too large while it comes in: a body is read whole before it is looked at, and
+    before a key is asked for."""
+
+    def __init__(self, app: Any, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
+        size = 0
+
+        async def counted() -> Any:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.most:
+                raise HTTPException(
+                    413,
+                    f"the request has more than {self.most} bytes; send fewer pairs at once, or "
+                    "shorter ones",
+                )
+            return message
+
+        await self.app(scope, counted, send)
 
 
 def digest(key: str) -> bytes:
@@ -412,7 +439,7 @@ def _on_head(here: bool, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function on the node that listens."""
     if here:
         return function(*arguments)
-    task = ray.remote(num_cpus=0, resources={_HEAD: 0.001})(function)
+    task = ray.remote(num_cpus=0, resources={HEAD_NODE_RESOURCE_NAME: 0.001})(function)
     try:
         return ray.get(task.remote(*arguments))
     except ray.exceptions.RayTaskError as error:

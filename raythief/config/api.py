@@ -9,6 +9,7 @@ import jmespath
 from pydantic import AfterValidator, Field, model_validator
 
 from raythief.config.base import Label, Section
+from raythief.config.keys import holds_keys, is_secret
 
 PRESETS: dict[str, dict[str, Any]] = {
     "raythief": {
@@ -115,12 +116,12 @@ class Api(Section):
         address = urllib.parse.urlsplit(self.url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError(f"url: `{self.url}` is no address; write https://host/path")
-        if address.username or address.password:
-            raise ValueError("url holds a user or password; use key_env for what is secret")
+        if holds_keys(self.url):
+            raise ValueError("url holds a user or a key; use key_env for what is secret")
         local = address.hostname in ("localhost", "127.0.0.1", "::1")
         if self.key_env and address.scheme == "http" and not local:
             raise ValueError("url: a key is never sent over plain http; use https")
-        secret = [name for name in self.headers if name.lower() in ("authorization", "cookie")]
+        secret = [name for name in self.headers if is_secret(name)]
         if secret:
             raise ValueError(f"headers.{secret[0]} is secret; use key_env, which names a variable")
         if self.preset == "custom":

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from raythief.config.base import Section
+from raythief.config.keys import holds_keys
 
 
 class Workers(Section):
@@ -15,7 +16,7 @@ class Workers(Section):
     workers: int = Field(1, ge=0)
     """Number of actors or training workers. 0 works in the process that builds the stage (of a
     sweep, in the trial's), which starts at once and is for what is small; its CPUs and GPUs are
-    then those of that process, and MLflow and Weights & Biases are not told."""
+    then those of that process, and MLflow and Weights & Biases can not be told."""
     cpus: float = Field(1.0, gt=0)
     """CPUs of each."""
     gpus: float | None = Field(None, ge=0)
@@ -99,6 +100,15 @@ class Tracking(Section):
     wandb: str | None = None
     """Project at Weights & Biases; needs `raythief[wandb]`, and its key in WANDB_API_KEY."""
 
+    @model_validator(mode="after")
+    def _safe(self) -> Tracking:
+        if self.mlflow is not None and holds_keys(self.mlflow):
+            raise ValueError(
+                "mlflow holds a user or a key, which the run record would keep; set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            )
+        return self
+
 
 class Serve(Section):
     """The victim as an HTTP API of our own: `raythief serve`."""
@@ -123,7 +133,8 @@ class Serve(Section):
     batch_wait_s: float = Field(0.01, ge=0)
     """Seconds that a pair waits for others to join its batch."""
     max_pairs_per_request: int = Field(512, ge=1)
-    """Most pairs in a request; larger ones are refused with status 413."""
+    """Most pairs in a request; larger ones are refused with status 413, and so are bodies of more
+    than 64 KiB for each of so many pairs."""
     scores: bool = False
     """Answer with the probability of each label too, not only with the likeliest label."""
     key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")

@@ -111,6 +111,16 @@ class Spec(Section):
         return self
 
     @model_validator(mode="after")
+    def _trackers_hear_of_workers_alone(self) -> Spec:
+        for name in ("mlflow", "wandb"):
+            if getattr(self.tracking, name) is not None and not self.resources.training.workers:
+                raise ValueError(
+                    f"tracking.{name} is told by workers alone, and resources.training.workers is "
+                    f"0; raise it to 1, or leave tracking.{name} out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _rows_without_queries_are_measured_too(self) -> Spec:
         if self.real.placement == "only" and len(self.queries_sets) == len(self.evaluation.sets):
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raythief.config import Spec, Workers
 from raythief.report import figures
@@ -73,14 +73,27 @@ def hours(run: Run) -> list[Hours]:
     """What every artifact of the run took, each once.
 
     A worker without a GPU counts for one, however many CPUs it has. How many workers there were is
-    in the manifests of trainings and of what asks a model; other stages count for one.
+    in the manifests of trainings and of what asks a model; other stages count for one. A shorter
+    training that another went on from is among them, though no row may have it.
     """
-    return [
-        _hours(stage, artifact, _built(run, stage, artifact, rows), _spec(run, rows[0]))
+    used = [
+        (stage, artifact, rows)
         for stage in _used(run)
         for artifact, rows in run.users(stage)
         if artifact.manifest.seconds is not None
     ]
+    known = {artifact.path for _, artifact, _ in used}
+    taken = []
+    for stage, artifact, rows in used:
+        spec, results = _spec(run, rows[0]), artifact.results
+        taken.append(_hours(stage, artifact, _built(run, stage, artifact, rows), spec))
+        before = results.continues if isinstance(results, Training) else None
+        if before is not None and before.path not in known:
+            known.add(before.path)
+            manifest = artifact.manifest.model_copy(update={"seconds": before.seconds})
+            shorter = replace(artifact, path=before.path, manifest=manifest)
+            taken.append(_hours(stage, shorter, False, spec))
+    return taken
 
 
 def costs(run: Run) -> Section | None:
@@ -185,7 +198,7 @@ def _taken(run: Run, taken: list[Hours]) -> tuple[Table, Sheet]:
     names = ("stage", "artifact", "device", "built_now", "seconds", "cpu_hours", "gpu_hours")
     caption = (
         "Hours by stage, each artifact once, however many rows share it: seconds from its manifest,"
-        " times its workers."
+        " times its workers. A shorter training that another went on from counts too."
     )
     return Table(caption, header, rows, csv="hours.csv"), Sheet("hours.csv", names, values)
 
@@ -208,6 +221,11 @@ def _seconds(run: Run) -> tuple[Picture, Table, Sheet]:
     used = [stage for stage in _used(run) if stage in STAGES]
     for row in run.record.rows:
         parts, cells = [], []
+        built = sum(
+            artifact.manifest.seconds or 0.0
+            for stage, entry in row.stages.items()
+            if not entry.reused and (artifact := run.artifact(row, stage))
+        )
         for stage in used:
             artifact = run.artifact(row, stage)
             spent = artifact.manifest.seconds if artifact else None
@@ -216,7 +234,6 @@ def _seconds(run: Run) -> tuple[Picture, Table, Sheet]:
             if spent is not None:
                 parts.append((stage.replace("_", " "), spent, reused))
                 values.append((row.variant, row.seed, stage, spent, reused))
-        built = sum(spent for _, spent, reused in parts if not reused)
         rows.append([Cell(row.variant), Cell(str(row.seed)), *cells, Cell(seconds(built))])
         bars += [(row.label, parts)] if parts else []
     header = [Cell("row"), Cell("seed"), *(Cell(stage.replace("_", " ")) for stage in used)]
@@ -227,7 +244,7 @@ def _seconds(run: Run) -> tuple[Picture, Table, Sheet]:
         heads=2,
         notes=[
             "↺ reused: the seconds are those of the run or row that built it, and were not spent "
-            "again. “Built” adds up the others."
+            "again. “Built” adds up the others, and stages that have no column, such as sanity."
         ],
         csv="seconds.csv",
         fold="Seconds a stage, row by row",

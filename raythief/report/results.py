@@ -95,6 +95,7 @@ class Speed(Part):
 class Continues(Part):
     """A shorter training that another went on from."""
 
+    path: str
     seconds: Annotated[float, Field(ge=0)]
     """That it took, with those before it."""
 

@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raythief import config, s3
+from raythief import config
+from raythief.artifacts import Storage
 from raythief.errors import UserError, first_line
 from raythief.submission import package as packages
 from raythief.submission import preflight
@@ -101,13 +102,9 @@ def check_storage(location: str) -> None:
     """Raise ``UserError`` if a job could not know the storage by that name, or should not.
 
     A job works in a copy of its package, in which a relative folder would be lost; and the Jobs
-    API shows its command.
+    API shows its command, so that no key may be in it.
     """
-    if s3.holds_keys(location):
-        raise UserError(
-            "storage holds a user or password, which the Jobs API would show to everyone; give "
-            "the nodes access by their role or environment, and name the bucket alone"
-        )
+    Storage.at(location)
     if "://" in location or Path(location).is_absolute():
         return
     raise UserError(

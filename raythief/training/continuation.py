@@ -23,7 +23,7 @@ from raythief.artifacts import Artifact, Storage
 from raythief.config import Training
 from raythief.stages import Stage
 from raythief.training.collapse import Step
-from raythief.training.record import PARTS, STEPS, TENSORBOARD
+from raythief.training.record import PARTS, STEPS, TENSORBOARD, drop_after
 from raythief.training.schedule import Schedule
 from raythief.training.selection import Best
 from raythief.training.state import STATE, State
@@ -42,7 +42,7 @@ def find(stage: Stage, storage: Storage, training: Training) -> Artifact | None:
     if not training.open_ended:
         return None
     assert training.steps is not None
-    wanted, found = _endless(stage.identity), []
+    wanted, found = endless(stage.identity), []
     place = pyarrow.fs.FileSelector(f"{storage.root}/{stage.name}", allow_not_found=True)
     for info in storage.fs.get_file_info(place):
         other = storage.artifact(stage.name, info.base_name)
@@ -54,7 +54,7 @@ def find(stage: Stage, storage: Storage, training: Training) -> Artifact | None:
             continue
         if training.selection is not None and steps % training.selection.every:
             continue  # it looked at its last step, which this one will not
-        if _endless(manifest) == wanted:
+        if endless(manifest) == wanted:
             found.append((steps, other))
     if not found:
         return None
@@ -104,6 +104,7 @@ def take(earlier: Artifact, target: Artifact, schedule: Schedule, *, first: bool
         },
     }
     if first:
+        drop_after(target, 0)  # of a run that was killed before its first checkpoint
         target.write(f"{PARTS}/{1:09d}.jsonl", lines)
         target.upload(earlier.local(TENSORBOARD), TENSORBOARD)
         if kept["looks"]:
@@ -114,8 +115,11 @@ def take(earlier: Artifact, target: Artifact, schedule: Schedule, *, first: bool
     return kept
 
 
-def _endless(identity: Mapping[str, Any]) -> str:
-    """All that decides a training's result but its length, of a stage or of its manifest."""
+def endless(identity: Mapping[str, Any]) -> str:
+    """All that decides a training's result but its length, of a stage or of its manifest.
+
+    Of two that are equal in it and ``Training.open_ended``, the longer can go on from the shorter.
+    """
     config = identity["config"]
     config = {**config, "training": {**config["training"], "steps": None, "epochs": None}}
     return json.dumps([identity["version"], config, identity["inputs"]], sort_keys=True)

@@ -77,7 +77,8 @@ def worker_loop(config: Mapping[str, Any]) -> None:
     tokens = training.tokens_per_micro_batch or TOKENS_PER_MICRO_BATCH[device.type]
     judge = selection.Judge(job, data, tokens, precision, device, rank, world)
     tell: Tell = config["tell"]
-    recorder = Recorder(job.target, tell, rank, world, state.step, schedule.steps)
+    earlier = state.continues["steps"] if state.continues else 0
+    recorder = Recorder(job.target, tell, rank, world, state.step, schedule.steps, earlier)
     recorder.share_of_peak = flops / peak / world if peak else 0.0
     weights = objective.class_weights(labels, training.class_weights).to(device)
     worker = _Worker(

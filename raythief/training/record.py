@@ -53,8 +53,16 @@ class Recorder:
     """Keeps the steps of one worker, and writes those of all if it is the first."""
 
     def __init__(
-        self, target: Artifact, tell: Tell, rank: int, world: int, done: int, steps: int
+        self,
+        target: Artifact,
+        tell: Tell,
+        rank: int,
+        world: int,
+        done: int,
+        steps: int,
+        earlier: int = 0,
     ) -> None:
+        """Begin after ``done`` steps, of which a shorter training brought the ``earlier`` ones."""
         self.target, self.tell, self.rank, self.world = target, tell, rank, world
         self.steps = steps
         self.share_of_peak = 0.0
@@ -65,8 +73,8 @@ class Recorder:
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._writer: SummaryWriter | None = None
         if rank == 0:
-            self._drop_after(done)
-            metrics.TRAINING_RESUMPTIONS.add(int(done > 0), stage=target.stage)
+            drop_after(target, done)
+            metrics.TRAINING_RESUMPTIONS.add(int(done > earlier), stage=target.stage)
             self._writer = SummaryWriter(self._folder(), purge_step=done + 1)
 
     def add(self, measured: torch.Tensor, **known: Any) -> None:
@@ -134,7 +142,7 @@ class Recorder:
         self._upload()
         whole = b"".join(
             self.target.storage.read_bytes(f"{self.target.path}/{PARTS}/{name}") or b""
-            for name in sorted(self._parts())
+            for name in sorted(_parts(self.target))
         )
         self.target.write(STEPS, whole)
         return [json.loads(line) for line in whole.splitlines()]
@@ -173,12 +181,14 @@ class Recorder:
         if self._scratch is not None:
             self.target.upload(Path(self._scratch.name), TENSORBOARD)
 
-    def _parts(self) -> list[str]:
-        selector = pyarrow.fs.FileSelector(f"{self.target.absolute}/{PARTS}", allow_not_found=True)
-        return [info.base_name for info in self.target.storage.fs.get_file_info(selector)]
 
-    def _drop_after(self, done: int) -> None:
-        """Drop steps that a run which was killed wrote, and which are now gone through again."""
-        for name in self._parts():
-            if int(name.partition(".")[0]) > done:
-                self.target.storage.fs.delete_file(f"{self.target.absolute}/{PARTS}/{name}")
+def drop_after(target: Artifact, done: int) -> None:
+    """Drop steps that a run which was killed wrote, and which are now gone through again."""
+    for name in _parts(target):
+        if int(name.partition(".")[0]) > done:
+            target.storage.fs.delete_file(f"{target.absolute}/{PARTS}/{name}")
+
+
+def _parts(target: Artifact) -> list[str]:
+    selector = pyarrow.fs.FileSelector(f"{target.absolute}/{PARTS}", allow_not_found=True)
+    return [info.base_name for info in target.storage.fs.get_file_info(selector)]

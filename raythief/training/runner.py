@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -12,6 +13,7 @@ import ray.train.torch
 
 from raythief import accelerators, progress
 from raythief.artifacts import WORK
+from raythief.errors import find_user_error
 from raythief.training.data import prepare
 from raythief.training.job import Job
 from raythief.training.loop import SPEED, SUMMARY, worker_loop
@@ -23,6 +25,20 @@ _alone = threading.Lock()
 
 class StoppedError(Exception):
     """A training was told not to go on before its end."""
+
+
+class _NoSecondTry(ray.train.UserCallback):
+    """Ends a training at a user's mistake, which Ray Train would take for a crash: workers that
+    are started anew only meet it again."""
+
+    def after_exception(
+        self, run_context: Any, worker_exceptions: Mapping[int, BaseException]
+    ) -> None:
+        """Fail the controller itself, whose failures Ray Train does not try again."""
+        for error in worker_exceptions.values():
+            mistake = find_user_error(error)
+            if mistake is not None:
+                raise mistake
 
 
 def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
@@ -39,6 +55,8 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
 
     Raises:
         StoppedError: ``tell`` is a ``Watch`` that did not want it to go on. Its checkpoint is kept.
+        ray.train.TrainingFailedError: a worker met a user's mistake (``find_user_error`` tells it),
+            or workers failed more often than ``restarts`` bears.
     """
     parts = (job.source, job.examples, job.judges, job.training, job.seed)
     if job.resources.training.workers:
@@ -79,7 +97,7 @@ def _trainer(job: Job, config: dict[str, Any]) -> ray.train.torch.TorchTrainer:
             storage_filesystem=None if storage.is_local else storage.fs,
             failure_config=ray.train.FailureConfig(max_failures=resources.restarts),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            callbacks=callbacks(job),
+            callbacks=[*callbacks(job), _NoSecondTry()],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )

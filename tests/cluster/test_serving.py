@@ -382,6 +382,32 @@ def test_scores_go_over_the_wire_under_their_names(
     assert set(answer["scores"]) == set(LABELS)
 
 
+def test_a_body_that_is_too_large_is_refused_before_it_is_there() -> None:
+    """Whatever it claims to be, and before the key is asked for."""
+    from fastapi.testclient import TestClient
+
+    async def ask(asked: Any) -> list[serving.Answer]:
+        return [serving.Answer(label="neutral") for _ in asked]
+
+    sent = []
+
+    def endless() -> Iterator[bytes]:
+        yield b'{"pairs": ['
+        while len(sent) < 1000:
+            sent.append(b" " * (1 << 14))
+            yield sent[-1]
+
+    options = config.Serve(max_pairs_per_request=2)
+    client = TestClient(serving.application("small", options, serving.digest(KEY), ask))
+    response = client.post("/predict", content=endless())
+    assert response.status_code == 413
+    said = "the request has more than 131072 bytes; send fewer pairs at once, or shorter ones"
+    assert response.json() == {"detail": said}
+    long = [{"premise": "p" * 60_000, "hypothesis": "h" * 60_000}]
+    key = {"Authorization": f"Bearer {KEY}"}
+    assert client.post("/predict", json={"pairs": long}, headers=key).status_code == 200
+
+
 def test_a_victim_that_is_trained_is_taken_from_storage(tmp_path: Path, model: Path) -> None:
     spec = config.load(write_spec(tmp_path, storage=str(tmp_path / "artifacts")))
     with pytest.raises(UserError, match="`raythief run SPEC --until victim`"):

@@ -117,6 +117,8 @@ def test_a_longer_training_goes_on_from_a_shorter_one(folder: Path) -> None:
     earlier = job.target.storage.artifact("extractor", "short")
     earlier.finish({"results": results, "seconds": 1.5})
     told = Until(1000)
+    killed = (short / "steps.jsonl").read_bytes()  # of a run that left no checkpoint
+    job.target.write("_work/steps/000000011.jsonl", killed)
     found = training.train(dataclasses.replace(job, earlier=earlier), told)
     assert found["continues"] == {"path": "extractor/short", "steps": 30, "seconds": 1.5}
     assert told.seen == [0, 10, 20, 30, 40, 50, 60, 70]

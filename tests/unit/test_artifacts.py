@@ -477,6 +477,13 @@ def test_an_address_that_pyarrow_does_not_know_is_told():
         _ = Storage.at("ftp://host/path").fs
 
 
+def test_an_address_names_the_storage_wherever_it_is_opened(tmp_path: Path):
+    azure = Storage.at("abfs://container@account.dfs.core.windows.net/p?enable_tls=true")
+    shown = "abfs://container@account.dfs.core.windows.net/p/runs/x?enable_tls=true"
+    assert azure.address(f"{azure.root}/runs/x") == shown
+    assert Storage.at(str(tmp_path)).address(f"{tmp_path}/runs") == f"{tmp_path}/runs"
+
+
 class Remote:
     """Storage on a filesystem that is none of this machine's folders."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -216,7 +219,31 @@ def test_a_cluster_that_loses_its_nodes_in_the_midst_is_told_of_once_each_time(
     assert said[0].startswith("waiting for nodes: resources: a training needs 2 CPUs")
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "127.0.0.1:port"])
+def test_a_run_that_is_terminated_ends_as_by_ctrl_c_and_without_the_errors_that_follow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def init(**_: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(signal.SIGTERM))  # as Ray does
+
+    monkeypatch.setattr("ray.init", init)
+    data = logging.getLogger("ray.data._internal.execution")
+    monkeypatch.setattr("ray.shutdown", lambda: data.error("Ray has not been started"))
+    before, level = signal.getsignal(signal.SIGTERM), logging.getLogger("ray.data").level
+    try:
+        with runs.cluster("auto"):
+            data.error("a real one")
+        with pytest.raises(KeyboardInterrupt), runs.cluster("auto"):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        logging.getLogger("ray.data").setLevel(level)
+    assert [one.getMessage() for one in caplog.records] == [
+        "a real one",
+        "Ray has not been started",
+    ]
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "127.0.0.1:port", "foo://x", "://"])
 def test_an_address_of_no_cluster_is_a_sentence(address: str) -> None:
     with pytest.raises(UserError) as caught, runs.cluster(address):
         pass

@@ -165,6 +165,34 @@ def test_a_mistake_is_one_line_with_exit_code_2_and_nothing_is_written(
     assert sorted(data.parent.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://KEYID:HIDDEN@bucket/x",
+        "s3://KEYID:HID/DEN@bucket/x?region=a",
+        "s3://HIDDEN@bucket/x",
+        "gs://me:HIDDEN@bucket/x",
+        "s3://bucket/x?access_key=KEYID&secret_key=HIDDEN",
+        "s3://bucket/x?endpoint_override=http://me:HIDDEN@minio:9000",
+    ],
+)
+def test_no_command_takes_a_storage_with_a_key_or_repeats_the_key(
+    call: Callable[..., tuple[int, str, str]], data: Path, address: str
+):
+    file = str(write(data, sweep={"objective": "dev", "parameters": {"seed": {"grid": [1]}}}))
+    before = sorted(data.parent.rglob("*"))
+    there = ["--set", f"storage={address}"]
+    for command in (
+        *(["run", file, *there], ["plan", file, *there], ["sweep", file, *there]),
+        *(["submit", file, *there], ["report", address, "x"], ["status", address]),
+    ):
+        code, out, err = call(*command)
+        assert (code, out) == (2, ""), command
+        assert "keys do not belong in the address" in err
+        assert not any(part in err for part in ("KEYID", "HID", "DEN"))
+    assert sorted(data.parent.rglob("*")) == before
+
+
 def test_a_spec_that_is_not_there_is_one_line(
     call: Callable[..., tuple[int, str, str]], tmp_path: Path
 ):

@@ -650,3 +650,30 @@ def test_a_batch_in_tokens_holds_two_of_the_longest_pairs() -> None:
     tree = {"name": "a", "extractor": {"training": {"batch_tokens": 511}}}
     with pytest.raises(UserError, match="batch_tokens is below twice max_tokens"):
         config.validate(tree, "spec")
+
+
+@pytest.mark.parametrize(
+    ("field", "sentence"),
+    [
+        ("victim.api.url=https://me:HIDDEN@x.test", "url holds a user or a key; use key_env"),
+        ("victim.api.url=https://x.test/?api_key=HIDDEN", "url holds a user or a key; use key_env"),
+        ("victim.api.headers.X-Api-Key=HIDDEN", "headers.X-Api-Key is secret; use key_env"),
+        ("tracking.mlflow=https://me:HIDDEN@x.test", "mlflow holds a user or a key, which the run"),
+    ],
+)
+def test_a_key_in_a_spec_is_refused_and_not_repeated(tmp_path: Path, field: str, sentence: str):
+    said = refused(tmp_path, "name: x\nvictim: {api: {url: 'https://x.test'}}", field)
+    assert sentence in said
+    assert "HIDDEN" not in said
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_a_tracker_that_no_worker_would_tell_is_refused(tmp_path: Path, name: str):
+    alone = "resources.training.workers=0"
+    told = [f"tracking.{name}=somewhere", f"{alone[:-1]}1"]
+    assert loaded(tmp_path, "name: x", alone)
+    assert loaded(tmp_path, "name: x", *told)
+    said = refused(tmp_path, "name: x", told[0], alone)
+    assert f"tracking.{name} is told by workers alone, and resources.training.workers is 0" in said
+    row = f"name: x\nvariants: {{a: {{}}, b: {{{alone.replace('=', ': ')}}}}}"
+    assert f"variants.b: spec: tracking.{name} is told by" in refused(tmp_path, row, *told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,9 +76,40 @@ def test_a_run_that_was_taken_over_gets_and_returns_nothing_more(
     heir = opened(storage, labels, budget=100)
     heir.take(labels.path, 30, 30)
     assert "another run goes on" in str(silent.take(labels.path, 1, 10))
-    silent.give_back(labels.path, 5)
     assert metering.spent(storage, labels.path) == 50
     assert heir.take(labels.path, 1, 100) == 50
+    silent.give_back(labels.path, 5)
+    assert metering.spent(storage, labels.path) == 95
+
+
+def test_a_grant_that_another_run_overtakes_is_none_and_costs_the_other_nothing(
+    storage: Storage, labels: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write of the silent run lands after the heir has begun to buy."""
+    silent, heirs = opened(storage, labels, budget=100), []
+    silent.take(labels.path, 20, 20)
+    write = silent._write
+
+    def late(path: str, ledger: dict[str, Any]) -> None:
+        if not heirs:
+            heirs.append(opened(storage, labels, budget=100))
+            assert heirs[0].take(labels.path, 30, 30) == 30
+        write(path, ledger)
+
+    monkeypatch.setattr(silent, "_write", late)
+    assert "another run goes on" in str(silent.take(labels.path, 10, 10))
+    assert metering.spent(storage, labels.path) == 50
+    assert heirs[0].take(labels.path, 1, 100) == 50
+
+
+def test_a_purchase_that_another_run_has_finished_is_none_of_ours(
+    storage: Storage, labels: Artifact
+) -> None:
+    opened(storage, labels, budget=None).take(labels.path, 20, 20)
+    heir = opened(storage, labels, budget=None)
+    labels.finish({"results": {"spent": 20}})
+    assert "another run goes on" in str(heir.take(labels.path, 1, 1))
+    assert metering.spent(storage, labels.path) == 20
 
 
 def test_what_was_taken_and_never_kept_is_lost(storage: Storage, labels: Artifact) -> None:
@@ -240,3 +272,36 @@ def test_what_is_granted_while_a_purse_is_closed_is_given_back() -> None:
     for thread in (*fills, closing):
         thread.join()
     assert till.money == 100 - purse.balance == 100
+
+
+def test_what_another_run_spends_meanwhile_counts_and_is_read_once_when_it_is_final(
+    storage: Storage, labels: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sanity = storage.artifact("sanity", "b" * 16)
+    meter = Meter(storage, Costs(budget=100), [labels.path, sanity.path])
+    meter.open(labels.path, 100, 0, 0)
+    opened(storage, sanity, budget=None).take(sanity.path, 20, 20)
+    assert meter.take(labels.path, 30, 100) == 80
+    meter.give_back(labels.path, 80)
+    sanity.finish({"results": {"spent": 25}})
+    assert meter.take(labels.path, 5, 100) == 75
+    meter.give_back(labels.path, 75)
+    monkeypatch.setattr(Artifact, "manifest", None)
+    assert meter.take(labels.path, 5, 100) == 75
+
+
+def test_a_grant_just_before_another_run_begins_is_known_to_it(
+    storage: Storage, labels: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, heir = (opened(storage, labels, budget=100), Meter(storage, Costs(budget=100), []))
+    write = heir._write
+
+    def late(path: str, ledger: dict[str, Any]) -> None:
+        assert silent.take(path, 30, 30) == 30
+        monkeypatch.setattr(heir, "_write", write)
+        write(path, ledger)
+
+    monkeypatch.setattr(heir, "_write", late)
+    heir.open(labels.path, 100, 0, 0)
+    assert heir.take(labels.path, 1, 100) == 70
+    assert "another run goes on" in str(silent.take(labels.path, 1, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -233,6 +234,22 @@ def test_stages_are_counted_by_what_became_of_them(told: Told, tmp_path: Path) -
     assert told(metrics.STAGES_RUNNING, "good") == told(metrics.STAGES_RUNNING, "bad") == 0
 
 
+def test_a_stage_that_is_damaged_before_it_is_used_fails_and_is_under_way_no_more(
+    told: Told, tmp_path: Path
+) -> None:
+    class Damaging(Display):
+        @contextlib.contextmanager
+        def stage(self, title: str) -> Iterator[Tell]:
+            yield silent
+            next(tmp_path.glob("torn/*/manifest.json")).write_text("{}")
+
+    torn = Stage("torn", {}, lambda *_: {})
+    with Damaging(Console(file=io.StringIO())) as display:
+        outcomes = building.build({"torn": torn}, Storage.at(str(tmp_path)), display, concurrent=1)
+    assert "damaged: manifest.json" in str(outcomes[torn.fingerprint].error)
+    assert told(metrics.STAGES_RUNNING, "torn") == 0
+
+
 def test_a_training_that_goes_on_from_a_checkpoint_is_counted(told: Told, tmp_path: Path) -> None:
     target = Storage.at(str(tmp_path)).artifact("extractor", "a" * 16)
     Recorder(target, silent, rank=0, world=2, done=0, steps=10)
@@ -240,6 +257,9 @@ def test_a_training_that_goes_on_from_a_checkpoint_is_counted(told: Told, tmp_pa
     for rank in range(2):  # one training, whatever the number of its workers
         Recorder(target, silent, rank, world=2, done=5, steps=10)
     assert told(metrics.TRAINING_RESUMPTIONS, "extractor") == 1
+    for done in (4, 7):  # the end of a shorter training is no crash, a checkpoint after it is
+        Recorder(target, silent, rank=0, world=1, done=done, steps=10, earlier=4)
+    assert told(metrics.TRAINING_RESUMPTIONS, "extractor") == 2
 
 
 def test_a_metric_without_its_tag_is_refused() -> None:

@@ -422,3 +422,13 @@ def test_a_stage_is_called_by_the_rows_that_use_it(tmp_path: Path):
     assert owners["extractor"] == ["3 rows", "all"]
     assert owners["evaluation"] == ["none", "1 after", "5 after", "all"]
     assert {owner for _, owner in runs.owners(runs.rows(spec(tmp_path))).values()} == {""}
+
+
+@pytest.mark.parametrize(("schedule", "reused"), [("constant", 2), ("linear", 0)])
+def test_a_plan_says_where_it_is_an_upper_bound(tmp_path: Path, schedule: str, reused: int):
+    lengths = {str(steps): {"extractor.training.steps": steps} for steps in (300, 100, 900)}
+    how = {"schedule": schedule, "warmup_steps": 5}
+    told = shown(spec(tmp_path, {"variants": lengths}, extractor__training=how))
+    bound = f"An upper bound: {reused} trainings can go on from shorter ones of this plan"
+    assert (bound in told) == bool(reused)
+    assert ("upper bound" in told) == bool(reused)

@@ -117,7 +117,16 @@ def test_the_copy_s_price_holds_the_shorter_training_that_it_went_on_from(tmp_pa
     storage = priced(tmp_path, gibberish=(0.8, 0.6))
     before = {"path": "extractor/short", "steps": 300, "seconds": 80.5}
     storage.change(storage.rows[0], "extractor", continues=before)
-    assert "2 min 1 s of CPU workers (no GPU) to fine-tune the copy" in summary(storage)
+    folder = storage.report()
+    assert "2 min 1 s of CPU workers (no GPU) to fine-tune the copy" in text_of(folder)
+    hours = {line["artifact"]: line for line in sheet(folder, "hours.csv")}
+    assert float(hours["extractor/short"]["seconds"]) == 80.5
+    assert hours["extractor/short"]["built_now"] == "false"
+    assert float(hours["extractor/short"]["cpu_hours"]) == pytest.approx(80.5 / 3600)
+    storage.manifest("extractor/short", {"steps": 300, "device": "cpu"}, 80.5)
+    storage.row("short", stages={"extractor": {"path": "extractor/short"}})
+    counted = [line["artifact"] for line in sheet(storage.report(), "hours.csv")]
+    assert counted.count("extractor/short") == 1
 
 
 def test_without_a_price_the_number_of_answers_is_the_price(tmp_path: Path) -> None:
@@ -179,6 +188,17 @@ def test_what_lay_on_storage_already_is_said_to_have_cost_nothing(tmp_path: Path
         stage["reused"] = True
     text = text_of(storage.report())
     assert "Of 8 artifacts, 8 lay on storage already and cost this run nothing" in text
+
+
+def test_seconds_that_were_built_are_those_of_stages_without_a_column_too(tmp_path: Path) -> None:
+    storage = priced(tmp_path, gibberish=(0.8, 0.6))
+    for stage in storage.rows[0]["stages"].values():
+        stage["reused"] = True
+    storage.manifest("sanity/a", {}, 3210.0)
+    storage.rows[0]["stages"]["sanity"] = {"path": "sanity/a"}
+    page = text_of(storage.report())
+    [row] = re.findall(r"gibberish 0 [\d ↺.,]*↺ (3,210)\b", page)
+    assert row
 
 
 def test_a_purchase_that_rows_share_is_paid_once(tmp_path: Path) -> None:

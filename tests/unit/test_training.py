@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray.exceptions
 import ray.train
 import torch
 
@@ -19,11 +21,11 @@ import training_jobs
 from raythief import encoding, models
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Selection, SoftLabels, Tracking, Training
-from raythief.errors import UserError
+from raythief.errors import UserError, find_user_error
 from raythief.nli import SCORES
 from raythief.progress import silent
 from raythief.stages import Stage
-from raythief.training import continuation, data, encoded, tracking
+from raythief.training import continuation, data, encoded, runner, tracking
 from raythief.training.data import Examples, held_out
 from raythief.training.objective import class_weights, losses
 from raythief.training.schedule import Schedule
@@ -555,3 +557,32 @@ def test_a_tracker_that_is_not_installed_is_told_of_first(
     with pytest.raises(UserError, match=rf"tracking\.{name}: install it with `pip install"):
         tracking.check(Tracking(**{name: "somewhere"}))
     tracking.check(Tracking())
+
+
+# --- failures ---------------------------------------------------------------------------------
+
+
+def in_a_task(error: Exception) -> Exception:
+    """What Ray raises where a task's result is asked for."""
+    raised: Exception = ray.exceptions.RayTaskError(
+        "prepare", "Traceback ...", error, pid=1, ip="::1"
+    ).make_dual_exception_instance()
+    return raised
+
+
+@pytest.mark.parametrize("raised", [lambda error: error, in_a_task])
+def test_a_user_s_mistake_on_a_worker_ends_a_training_with_its_sentence(
+    raised: Callable[[Exception], Exception],
+) -> None:
+    """Ray Train tries again after failures of workers, and not after one of its controller."""
+    mistake = raised(UserError("selection.held_out: give more"))
+    with pytest.raises(UserError) as caught:
+        runner._NoSecondTry().after_exception(None, {0: OSError("cut off"), 1: mistake})
+    failed = ray.train.ControllerError(caught.value)
+    assert str(find_user_error(failed)) == "selection.held_out: give more"
+
+
+def test_what_is_no_user_s_mistake_is_tried_again() -> None:
+    crash = in_a_task(OSError("cut off"))
+    runner._NoSecondTry().after_exception(None, {0: crash, 1: RuntimeError("of the group")})
+    assert find_user_error(crash) is None
