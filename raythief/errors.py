@@ -31,7 +31,9 @@ def find_user_error(error: BaseException) -> UserError | None:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        if isinstance(current, UserError):
+        # Of an error in a task or an actor Ray makes one that is of its class, too, and whose text
+        # is the whole stack; the error itself is its cause.
+        if isinstance(current, UserError) and not hasattr(current, "cause"):
             return current
         pending += list(getattr(current, "worker_failures", {}).values())
         for name in ("cause", "__cause__", "__context__"):
