@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
-from raythief import accelerators, cards, models
+from raythief import accelerators, calls, cards, models
 from raythief.artifacts import Artifact
 from raythief.bilstm import BiLstmForNli
 from raythief.config import LANGUAGES, Alignment, Language, Resources
@@ -168,7 +167,7 @@ def build(
     resources: Resources,
     tell: Tell,
 ) -> dict[str, Any]:
-    """Align every language, each a Ray task of its own.
+    """Align every language, each in a process of its own.
 
     A language's result is written when its model lies there whole, so a run that was killed goes
     on with the languages that have none. Within a language it begins anew.
@@ -181,26 +180,28 @@ def build(
         languages: The languages but English.
         how: Steps, rate and so on.
         seed: Seed; each language has a stream of its own.
-        resources: Of the training; each task takes as much as one of its workers.
+        resources: Of the training; each language takes as much as one of its workers.
         tell: Told the languages that are done.
     """
     target.upload(english.local("model"), "model/en")
-    task = _align_one.options(
-        num_cpus=resources.training.cpus,
+    cpus = resources.training.cpus
+    missing = {
+        one: (target, english, words, parallel, one, how, seed, cpus)
+        for one in languages
+        if _result(target, one) is None
+    }
+    done = len(languages) - len(missing)
+    tell(done, len(languages))
+    for language, _ in calls.each(
+        _align_one,
+        missing,
+        restarts=resources.restarts,
+        num_cpus=cpus,
         num_gpus=accelerators.gpus(resources.training),
         resources=accelerators.custom(resources.training),
-        max_retries=resources.restarts,
-    )
-    missing = [one for one in languages if _result(target, one) is None]
-    running = [
-        task.remote(target, english, words, parallel, one, how, seed, resources.training.cpus)
-        for one in missing
-    ]
-    tell(len(languages) - len(missing), len(languages))
-    while running:
-        [ready], running = ray.wait(running)
-        language = ray.get(ready)
-        tell(len(languages) - len(running), len(languages), language)
+    ):
+        done += 1
+        tell(done, len(languages), language)
     found = {language: _result(target, language) for language in languages}
     return {"languages": found}
 
@@ -212,7 +213,6 @@ def _result(target: Artifact, language: str) -> dict[str, Any] | None:
     return found
 
 
-@ray.remote
 def _align_one(
     target: Artifact,
     english: Artifact,
@@ -222,8 +222,8 @@ def _align_one(
     how: Alignment,
     seed: int,
     cpus: float,
-) -> str:
-    """Align one language and write its model; returns the language."""
+) -> None:
+    """Align one language and write its model."""
     torch.set_num_threads(max(1, int(cpus)))
     device, own = accelerators.device(), words.local(language)
     source = english.local("model")
@@ -245,4 +245,3 @@ def _align_one(
         (Path(scratch) / "README.md").write_text(cards.aligned(language, found), encoding="utf-8")
         target.upload(Path(scratch), f"model/{language}")
     target.write(f"{language}.json", json.dumps(found).encode())
-    return language

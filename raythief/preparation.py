@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray
 
-from raythief import corpora, queries, sharding, vocabulary
+from raythief import calls, corpora, queries, sharding, vocabulary
 from raythief.artifacts import WORK, Artifact
 from raythief.config import Spec
 from raythief.errors import UserError
@@ -140,7 +139,6 @@ def gibberish(
     return {"queries": spec.queries.count}
 
 
-@ray.remote(num_cpus=1)
 def _pretrain_one(
     target: Artifact, kind: str, languages: tuple[str, ...], seed: int, steps: int | None
 ) -> dict[str, float]:
@@ -161,15 +159,13 @@ def pretrain(target: Artifact, spec: Spec, tell: Tell) -> dict[str, Any]:
         "multilingual": spec.miniature.multilingual_steps,
     }
     languages = {"english": ("en",), "multilingual": spec.miniature.languages}
-    running = {
-        _pretrain_one.remote(target, kind, languages[kind], spec.seed, steps[kind]): kind
-        for kind in steps
+    arguments = {
+        kind: (target, kind, languages[kind], spec.seed, count) for kind, count in steps.items()
     }
     results: dict[str, Any] = {}
     tell(0, len(steps))
-    while pending := [ref for ref, kind in running.items() if kind not in results]:
-        ready, _ = ray.wait(pending)
-        for ref in ready:
-            results[running[ref]] = ray.get(ref)
+    restarts = spec.resources.restarts
+    for kind, found in calls.each(_pretrain_one, arguments, restarts=restarts, num_cpus=1):
+        results[kind] = found
         tell(len(results), len(steps))
     return results

@@ -194,8 +194,11 @@ def remote(tell: Tell, every_s: float = 0.5) -> Iterator[Tell]:
 
 
 def here() -> NodeAffinitySchedulingStrategy:
-    """Keeps an actor on this process's node: the loss of any other does not concern it."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    """Keeps an actor on this process's node: the loss of any other does not concern it.
+
+    A soft strategy would not: Ray puts an actor that needs no resources on any node then.
+    """
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 class Rate:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
 
-from raythief import bilstm
+from raythief import bilstm, calls
 from raythief.artifacts import Artifact
 from raythief.bilstm import SPECIAL_TOKENS
 from raythief.config import LANGUAGES, BiLstm, FilesVectors, Language, MiniatureVectors, Spec
@@ -149,13 +148,12 @@ def build(
     """
     together = how.embeddings.source == "miniature"  # its languages are counted at once
     parts = [tuple(languages)] if together else [(language,) for language in languages]
-    task = _write.options(max_retries=spec.resources.restarts)
-    running = [task.remote(target, how, part, spec.root, spec.seed) for part in parts]
+    arguments = {part: (target, how, part, spec.root, spec.seed) for part in parts}
     found: dict[str, dict[str, int]] = {}
     tell(0, len(languages))
-    while running:
-        [ready], running = ray.wait(running)
-        found |= ray.get(ready)
+    restarts = spec.resources.restarts
+    for _, sizes in calls.each(_write, arguments, restarts=restarts, num_cpus=1):
+        found |= sizes
         tell(len(found), len(languages))
     for language, sizes in found.items():
         if sizes["size"] != found["en"]["size"]:
@@ -166,7 +164,6 @@ def build(
     return {"languages": {language: found[language] for language in languages}}
 
 
-@ray.remote(num_cpus=1)
 def _write(
     target: Artifact, how: BiLstm, languages: tuple[Language, ...], root: Path, seed: int
 ) -> dict[str, dict[str, int]]:

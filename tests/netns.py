@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import os
 import shutil
 import signal
@@ -31,7 +32,9 @@ SETTINGS = {
     **TOKEN,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # work is no nicer than the machines that wait for it
-    # A node that is gone is noticed in seconds; Ray's own patience is half a minute.
+    "RAY_prestart_worker_first_driver": "0",  # nor do processes start that nothing may need
+    "GLOO_SOCKET_IFNAME": "eth0",  # which gloo would seek by the host's name, which all share
+    # A node that is gone is noticed in seconds; Ray's own patience is about a minute.
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "3",
@@ -59,14 +62,18 @@ class Network:
         environment: What the processes of every machine are given besides ``SETTINGS``.
     """
 
+    numbers = itertools.count()
+
     def __init__(self, environment: dict[str, str] | None = None) -> None:
-        self.name = f"rt{os.getpid()}"
-        first = ipaddress.ip_address("10.77.0.0") + os.getpid() % 256 * 256
+        number = next(self.numbers)
+        self.name = f"rt{os.getpid()}n{number}"
+        first = ipaddress.ip_address("10.77.0.0") + (os.getpid() + number) % 256 * 256
         self.addresses = iter(ipaddress.ip_network(f"{first}/24").hosts())
         self.address = str(next(self.addresses))
         """This machine's own."""
         self.environment = {**SETTINGS, **(environment or {})}
         self.machines: list[Machine] = []
+        self.made = 0
 
     def __enter__(self) -> Network:
         self.folder = Path(tempfile.mkdtemp(prefix="rt-"))
@@ -80,15 +87,16 @@ class Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for machine in list(self.machines):
-            machine.lose()
-        with contextlib.suppress(subprocess.CalledProcessError):
-            _ip("link", "del", self.name)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.ExitStack() as stack:  # what can not be ended keeps nothing else alive
+            stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            stack.callback(_ip, "link", "del", self.name, check=False)
+            for machine in self.machines:
+                stack.callback(machine.lose)
 
-    def machine(self, name: str) -> Machine:
+    def machine(self) -> Machine:
         """A new machine, on which nothing runs."""
-        machine = Machine(self, f"{self.name}{name}", str(next(self.addresses)))
+        self.made += 1
+        machine = Machine(self, f"{self.name}m{self.made}", str(next(self.addresses)))
         self.machines.append(machine)
         machine.plug_in()
         return machine
@@ -140,23 +148,38 @@ class Machine:
             role = (f"--address={head.address}:6379",)
         self.command = (
             "ray", "start", *role, f"--node-ip-address={self.address}", f"--num-cpus={cpus}",
-            "--object-store-memory=120000000", "--disable-usage-stats",
+            "--object-store-memory=120000000", "--include-log-monitor=false",
+            "--disable-usage-stats",
         )  # fmt: skip
-        self.starting = self.run(*self.command)
+        self.attempts = 0
+        self._attempt()
         return self
 
-    def up(self) -> Machine:
-        """Wait until Ray has started on it.
+    def _attempt(self) -> None:
+        self.attempts += 1
+        self.given_up = time.monotonic() + 180
+        self.starting = self.run(*self.command)
+
+    def is_up(self) -> bool:
+        """Whether Ray has started on it.
 
         Ray gives a node half a minute, a limit that it has no setting for; on a busy machine it
         takes longer, and is tried again.
         """
-        for _ in range(3):
-            if self.starting.wait(timeout=180) == 0:
-                return self
+        code = self.starting.poll()
+        if code is None:
+            assert time.monotonic() < self.given_up, f"Ray does not start:\n{self.log.read_text()}"
+        elif code:
+            assert self.attempts < 3, f"Ray does not start:\n{self.log.read_text()}"
             self.kill()
-            self.starting = self.run(*self.command)
-        raise AssertionError(self.log.read_text())
+            self._attempt()
+        return code == 0
+
+    def up(self) -> Machine:
+        """Wait until Ray has started on it."""
+        while not self.is_up():
+            time.sleep(0.1)
+        return self
 
     def processes(self) -> dict[int, str]:
         """Its processes and their names."""
@@ -187,18 +210,17 @@ class Machine:
     def lose(self) -> None:
         """End it as a loss of power does: off the network, and all its processes gone at once.
 
-        What it kept of its own is gone, too; a machine of the same name may be made anew.
+        What it kept of its own is gone, too.
         """
-        with contextlib.suppress(subprocess.CalledProcessError):
-            _ip("link", "set", f"{self.name}a", "down")
+        _ip("link", "set", f"{self.name}a", "down", check=False)
         self.kill()
-        for rest in (("link", "del", f"{self.name}a"), ("netns", "del", self.name)):
-            with contextlib.suppress(subprocess.CalledProcessError):
-                _ip(*rest)
+        _ip("link", "del", f"{self.name}a", check=False)
+        _ip("netns", "del", self.name, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
         if self in self.network.machines:
             self.network.machines.remove(self)
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+def _ip(*arguments: str, check: bool = True) -> None:
+    """Change the network; unchecked, what is changed may not be there."""
+    subprocess.run(["ip", *arguments], check=check, capture_output=True)

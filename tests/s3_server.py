@@ -1,6 +1,6 @@
 """A real S3 server in this process (moto's), and one that answers everything alike.
 
-with S3Server() as s3: Storage.at(s3.uri("bucket")) ...
+with S3Server() as s3: Storage.at(s3.bucket("name")) ...
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import contextlib
 import http.server
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import pyarrow.fs
 
@@ -28,9 +29,12 @@ class S3Server:
 
         self.host = host
         self._server = ThreadedMotoServer(ip_address=host, port=0, verbose=False)
+        self._refused: tuple[str, Collection[str], list[str]] = ("/", (), [])
 
     def __enter__(self) -> S3Server:
         self._server.start()
+        assert self._server._server is not None
+        self._answer, self._server._server.app = self._server._server.app, self._take
         self.url = f"http://{self.host}:{self._server.get_host_and_port()[1]}"
         return self
 
@@ -52,6 +56,34 @@ class S3Server:
         return pyarrow.fs.S3FileSystem(
             access_key="any", secret_key="any", region="us-east-1", endpoint_override=self.url
         )
+
+    @contextlib.contextmanager
+    def busy(self, place: str, clients: Collection[str]) -> Iterator[list[str]]:
+        """Tell some who write below a place to try again, as S3 does when it is asked too often.
+
+        Args:
+            place: Bucket and folder.
+            clients: Addresses of those who are told so.
+
+        Yields:
+            The addresses that tried, as they do.
+        """
+        tried: list[str] = []
+        self._refused = (f"/{place}/", clients, tried)
+        try:
+            yield tried
+        finally:
+            self._refused = ("/", (), [])
+
+    def _take(self, environ: dict[str, Any], start_response: Any) -> Any:
+        """Answer a request (WSGI)."""
+        place, clients, tried = self._refused
+        client, writes = environ["REMOTE_ADDR"], environ["REQUEST_METHOD"] in ("POST", "PUT")
+        if client in clients and writes and environ["PATH_INFO"].startswith(place):
+            tried.append(client)
+            start_response("503 Slow Down", [("Content-Length", "0")])
+            return []
+        return self._answer(environ, start_response)
 
     def names(self, place: str) -> list[str]:
         """Names of all objects below a place, without folders."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import ray
 import ray.train
 import ray.train.torch
 
-from raythief import accelerators, progress
+from raythief import accelerators, calls, progress
 from raythief.artifacts import WORK
 from raythief.errors import find_user_error
 from raythief.training.data import prepare
@@ -62,8 +63,9 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
     if job.resources.training.workers:
         with progress.remote(tell) as far:
             # No CPU of its own: the workers have taken theirs, and do nothing until this is done.
-            encode = ray.remote(num_cpus=0, max_retries=3)(prepare).options(name="encode examples")
-            _trainer(job, {"job": job, "data": encode.remote(*parts, far), "tell": far}).fit()
+            how = {"restarts": job.resources.restarts, "num_cpus": 0}
+            with contextlib.closing(calls.Call(prepare, *parts, far, **how)) as examples:
+                _trainer(job, {"job": job, "data": examples.result, "tell": far}).fit()
     else:
         with _alone:
             data = ray.put(prepare(*parts, tell))

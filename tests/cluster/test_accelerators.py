@@ -14,7 +14,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 import training_jobs
-from raythief import accelerators, capacity, runs, sharding
+from raythief import accelerators, capacity, progress, runs, sharding
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Resources, Workers
 from raythief.errors import UserError
@@ -87,3 +87,17 @@ def test_a_training_is_on_one_node_where_one_holds_it(
     runner._trainer(job, {}).fit()
     places = [nodes[file.read_text()] for file in tmp_path.iterdir() if file.is_file()]
     assert places == ["wide"] * 4
+
+
+@pytest.mark.nightly
+def test_what_belongs_to_this_process_is_on_its_node(nodes: dict[str, str]) -> None:
+    """Though it needs no resources, and Ray likes to put such actors anywhere."""
+
+    class Where:
+        def node(self) -> str:
+            return ray.get_runtime_context().get_node_id()
+
+    here = ray.remote(num_cpus=0, scheduling_strategy=progress.here())(Where)
+    actors = [here.remote() for _ in range(6)]
+    places = ray.get([one.node.remote() for one in actors])
+    assert places == [ray.get_runtime_context().get_node_id()] * 6

@@ -8,13 +8,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from test_kill import kill_when, start
+from test_kill import kill_when, start, wait
 
 from api_server import ApiServer, label_of
 from conftest import Whole, prepared, raythief, run_spec, write_spec
@@ -94,7 +93,7 @@ def test_the_api_dies_and_comes_back(fresh: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         _run(spec), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
-    _wait(process, lambda: len(parts(fresh)) >= 3)
+    wait(process, lambda: len(parts(fresh)) >= 3)
     server.stop()
     _, said = process.communicate(timeout=200)
     assert process.returncode == 2
@@ -216,7 +215,7 @@ def test_an_actor_is_killed(fresh: Path, tmp_path: Path) -> None:
     with ApiServer(tmp_path, latency=0.1) as server:
         spec = str(spec_for(tmp_path, fresh, server))
         process = start("run", spec, "--until", "labels")
-        _wait(process, lambda: len(parts(fresh)) >= 4)
+        wait(process, lambda: len(parts(fresh)) >= 4)
         actors = subprocess.run(
             ["pgrep", "-s", str(process.pid), "-f", "Labeling"], capture_output=True, check=False
         ).stdout.split()
@@ -256,11 +255,3 @@ def _run(spec: str) -> list[str]:
     from conftest import command
 
     return command("run", spec, "--until", "labels")
-
-
-def _wait(process: subprocess.Popen[Any], moment: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 200
-    while not moment():
-        assert process.poll() is None, "it ended before the moment came"
-        assert time.monotonic() < deadline, "the moment did not come"
-        time.sleep(0.01)

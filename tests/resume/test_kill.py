@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,13 +25,18 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
-def kill_when(process: subprocess.Popen[bytes], moment: Callable[[], bool]) -> None:
-    """SIGKILL the driver at a moment, and let its Ray go down with it."""
+def wait(process: subprocess.Popen[Any], moment: Callable[[], Any]) -> None:
+    """Wait for a moment of a run."""
     deadline = time.monotonic() + 300
     while not moment():
         assert process.poll() is None, "it ended before the moment came"
         assert time.monotonic() < deadline, "the moment did not come"
         time.sleep(0.01)
+
+
+def kill_when(process: subprocess.Popen[bytes], moment: Callable[[], bool]) -> None:
+    """SIGKILL the driver at a moment, and let its Ray go down with it."""
+    wait(process, moment)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -59,9 +65,7 @@ def test_labelling_loses_and_doubles_nothing(whole: Whole, tmp_path: Path, signa
         for path, written in kept.items():  # what was bought is not bought again
             assert path.stat().st_mtime_ns == written
     else:
-        while len(parts(storage / "labels")) < 5:
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait(process, lambda: len(parts(storage / "labels")) >= 5)
         actors = subprocess.run(
             ["pgrep", "-s", str(process.pid), "-f", "Labeling"], capture_output=True, check=False
         ).stdout.split()
