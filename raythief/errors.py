@@ -31,8 +31,8 @@ def find_user_error(error: BaseException) -> UserError | None:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        # Of an error in a task or an actor Ray makes one that is of its class, too, and whose text is
-        # the whole stack; the error itself is its cause.
+        # Of an error in a task or an actor Ray makes one that is of its class, too, and whose text
+        # is the whole stack; the error itself is its cause.
         wrapped = isinstance(getattr(current, "cause", None), BaseException)
         if isinstance(current, UserError) and not wrapped:
             return current
