@@ -8,6 +8,7 @@ like others, named by what is encoded, but decides no result: it may be deleted 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ def pairs(
         texts: Artifact that holds the pairs.
         table: File or folder of them within it.
         rows: Their places in the table, shape [rows], ascending.
-        tokenizer: A fast tokenizer, as it was loaded.
+        tokenizer: A fast tokenizer.
         longest: Tokens to which pairs are cut.
         tell: Told how far it is.
     """
@@ -76,8 +77,10 @@ def pairs(
 
 
 def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of all that decides what a tokenizer makes of a pair."""
-    parts = (tokenizer.backend_tokenizer.to_str(), tokenizer.model_input_names, tokenizer.pad_token,
+    """SHA-256 of all that decides what a tokenizer makes of a pair, used before or not."""
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    told |= {"truncation": None, "padding": None}  # as it was used last; each call says its own
+    parts = (json.dumps(told), tokenizer.model_input_names, tokenizer.pad_token,
              tokenizer.truncation_side)  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 

@@ -333,6 +333,20 @@ def test_a_tokenizer_that_cuts_at_the_other_end_shares_no_tokens(encoder: Path) 
     assert first() != right
 
 
+def test_a_tokenizer_that_was_used_before_shares_its_tokens(encoder: Path) -> None:
+    """It remembers how it cut and padded last, which each call says anew."""
+    job = training_jobs.job(encoder, "any")
+    [examples] = job.examples
+    tokenizer = models.tokenizer(job.source.local())
+    before = set((encoder / "encoded").iterdir())
+    first, again = (
+        encoded.pairs(examples.texts, examples.table, np.arange(1), tokenizer, 9, silent)
+        for _ in range(2)
+    )
+    assert len(set((encoder / "encoded").iterdir()) - before) == 1
+    assert first.ids.tolist() == again.ids.tolist()
+
+
 def test_gold_labels_are_certain_where_soft_ones_are_learned(encoder: Path) -> None:
     assert dataset(encoder).scores is None
     whole = dataset(encoder, soft_labels={})
