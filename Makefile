@@ -6,6 +6,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Two at a time: half of a test is waiting for Ray. Tests of one file share what they set up.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: install demo demo-full test test-slow test-nightly lint bench reference clean
 
@@ -25,10 +27,10 @@ demo-full: install
 	$(BIN)/raythief demo --full
 
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-nightly: install
 	$(BIN)/python -m pytest -m nightly
