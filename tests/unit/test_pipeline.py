@@ -287,7 +287,7 @@ def test_the_figure_comes_beside_the_others_and_changes_none():
         ({"victim__training__steps": 31}, AFTER_VICTIM),
         ({"until": "figure2"}, set()),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_the_figure_is_made_anew_as_far_as_a_change_reaches(
     changes: dict[str, Any], roles: set[str]
@@ -338,7 +338,7 @@ AFTER_ALIGNMENT = {"aligned", "evaluation"}
         ({"alignment__contrast": 0.1}, AFTER_ALIGNMENT),
         ({"alignment__tune_words": True}, AFTER_ALIGNMENT),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_a_bilstm_is_made_anew_as_far_as_a_change_reaches(changes: dict[str, Any], roles: set[str]):
     dotted = {f"extractor__bilstm__{name}": value for name, value in changes.items()}
