@@ -6,8 +6,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Two at a time: half of a test is waiting for Ray. Tests of one file share what they set up.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two files at a time: half of a test is waiting for Ray. The slow files come first, in their order, so
+# that none is left alone at the end.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo demo-full test test-slow test-nightly lint bench reference clean
 
