@@ -6,9 +6,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Two files at a time: half of a test is waiting for Ray. The slow files come first, in their order, so
-# that none is left alone at the end.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo demo-full test test-slow test-nightly lint bench reference clean
 
@@ -27,11 +24,13 @@ demo: install
 demo-full: install
 	$(BIN)/raythief demo --full
 
+# Two files at a time: half of a test is waiting for Ray. Those with a Ray come first, so that none is
+# left alone at the end.
 test: install
-	$(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install
-	$(PYTEST) -m slow
+	$(BIN)/python -m pytest -m slow
 
 test-nightly: install
 	$(BIN)/python -m pytest -m nightly

@@ -248,7 +248,7 @@ def test_repetitions_count_by_their_mean_and_a_failed_trial_stops_no_other(
     assert done[0]["stages"]["extractor"]["path"] != done[1]["stages"]["extractor"]["path"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_optuna_tries_again_what_it_had_tried(spec: Path, tmp_path: Path) -> None:
     search = (
         "sweep.searcher=optuna",

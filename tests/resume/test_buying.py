@@ -210,7 +210,7 @@ def test_permuted_labels_are_refused_before_the_purchase(fresh: Path, tmp_path: 
     assert results["spent"] == 60
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_actor_is_killed(fresh: Path, tmp_path: Path) -> None:
     with ApiServer(tmp_path, latency=0.1) as server:
         spec = str(spec_for(tmp_path, fresh, server))
