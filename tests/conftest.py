@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -107,6 +108,11 @@ def raythief(
         env={**os.environ, **(environment or {})},
         check=False,
     )
+
+
+def heed_ctrl_c() -> None:
+    """Programs inherit that Ctrl-C is ignored, from a shell that started these tests aside, say."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def files_of(folder: Path, stages: Sequence[str]) -> dict[str, bytes]:

@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification
 
 import hub_server
 from api_server import free_port
-from conftest import command, prepared, raythief, write_spec
+from conftest import command, heed_ctrl_c, prepared, raythief, write_spec
 from raythief import config, models, pipeline, serving
 from raythief.artifacts import Storage
 from raythief.config import LABELS
@@ -328,6 +328,7 @@ def test_ray_serve_builds_it_from_a_config_file(
             stderr=out,
             env=environment,
             start_new_session=True,
+            preexec_fn=heed_ctrl_c,
         )
     try:
         address, rows = f"http://127.0.0.1:{port}/predict", sure[0][:MOST]

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from api_server import free_port
-from conftest import SMALL, command, raythief
+from conftest import SMALL, command, heed_ctrl_c, raythief
 from ray_nodes import Nodes
 
 pytestmark = pytest.mark.slow
@@ -75,11 +75,6 @@ def test_a_spec_is_run_to_its_report_and_only_once(call: Call, tmp_path: Path):
     (job,) = rows(call("jobs").stdout)  # neither a second one nor what looked at the cluster
     assert job[0].startswith("small-")
     assert job[1:] == ["small", "succeeded"]
-
-
-def heed_ctrl_c() -> None:
-    """Programs inherit that Ctrl-C is ignored, from a shell that started these tests aside, say."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_leaves_the_job_running_and_stop_ends_it(
