@@ -58,6 +58,7 @@ from transformers import (
 
 from raythief import (
     accelerators,
+    clusters,
     config,
     encoding,
     labeling,
@@ -65,7 +66,6 @@ from raythief import (
     models,
     planning,
     queries,
-    runs,
     sharding,
     speed,
 )
@@ -252,7 +252,7 @@ def compare(
 
     started = time.perf_counter()
     with (
-        runs.cluster(None),
+        clusters.connect(None),
         ThreadPoolExecutor(1) as thread,
     ):
         labelled = thread.submit(
@@ -310,7 +310,7 @@ def paper(
     top = speed.matrix_flops(device, models.dtype(how.precision, device))
     target, made = artifacts(storage, generated(source, PAPER))
     started = time.perf_counter()
-    with runs.cluster(None), first_query(target) as began:
+    with clusters.connect(None), first_query(target) as began:
         results = label(
             storage, target, made, PAPER, words, folder, how, asked.threads, labeling.Labeling
         )

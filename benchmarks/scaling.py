@@ -39,7 +39,7 @@ import torch
 from generation import synthetic
 from labeling import first_query, save_model
 
-from raythief import config, labeling, metering, models, queries, runs, sharding
+from raythief import clusters, config, labeling, metering, models, queries, sharding
 from raythief.api import Remote
 from raythief.artifacts import WORK, Storage
 from raythief.config import Api, Costs, Inference, Resources, Workers
@@ -179,7 +179,7 @@ def over_requests(
 ) -> dict[str, dict[str, float]]:
     """Share of the ideal by actors and requests in flight."""
     found: dict[str, dict[str, float]] = {}
-    with api() as (url, times), runs.cluster(None):
+    with api() as (url, times), clusters.connect(None):
         for pool in actors:
             for flying in in_flight:
                 count = pool * flying * rounds
@@ -212,7 +212,7 @@ def nodes(count: int) -> Iterator[None]:
     try:
         for _ in range(count - 1):
             cluster.add_node(num_cpus=2, num_gpus=1)
-        with runs.cluster(cluster.address):
+        with clusters.connect(cluster.address):
             yield
     finally:
         cluster.shutdown()

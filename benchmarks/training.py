@@ -80,7 +80,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 from transformers import logging as transformers_logging
 
-from raythief import accelerators, config, encoding, models, planning, runs, speed, training
+from raythief import accelerators, clusters, config, encoding, models, planning, speed, training
 from raythief.artifacts import Artifact, Storage
 from raythief.config import LABELS, Resources, TrainingWorkers
 from raythief.progress import silent
@@ -547,7 +547,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.record and asked.size == "tiny":
         parser.error("--record: a tiny model says nothing about the paper's")
-    if (1 + asked.workers) * asked.threads > max(runs.LOCAL_CPUS, os.cpu_count() or 1):
+    if (1 + asked.workers) * asked.threads > max(clusters.LOCAL_CPUS, os.cpu_count() or 1):
         parser.error("--threads times one more than --workers must be no more than the cores")
     os.environ.update(RAY_worker_niceness="0")  # ours is no nicer than the others
     torch.set_num_threads(asked.threads)
@@ -588,7 +588,7 @@ def main() -> None:
             found["efficiency_of_products"] = round(shared(asked.workers, asked.threads), 3)
         began = time.monotonic()
         with (
-            runs.cluster(None),
+            clusters.connect(None),
             ThreadPoolExecutor(2) as threads,
             ProcessPoolExecutor(
                 1, multiprocessing.get_context("spawn"), max_tasks_per_child=1

@@ -6,7 +6,10 @@ hold a part of what they need wait for each other. So what is needed is reckoned
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator
 from typing import Literal
 
 import ray
@@ -15,9 +18,12 @@ from raythief import accelerators
 from raythief.config import Resources, Workers
 from raythief.errors import UserError
 
+log = logging.getLogger(__name__)
+
+WATCH_S = 10.0
+"""Seconds between two looks whether the cluster still holds the workers."""
 OWN_CPUS = 0.01
 """CPUs of a process that only waits for its workers; Ray Tune refuses 0."""
-
 
 Group = Literal["inference", "training"]
 GROUPS: tuple[Group, ...] = ("inference", "training")
@@ -86,6 +92,36 @@ def held(resources: Resources) -> tuple[str, float]:
     """What a trial's cost is counted in, GPUs if it uses any, else CPUs, and how many it holds."""
     needed = _needed(resources)
     return ("GPU", needed["GPU"]) if needed["GPU"] else ("CPU", needed["CPU"])
+
+
+@contextlib.contextmanager
+def told_of(check: Callable[[], None]) -> Iterator[None]:
+    """Repeat a check while the block runs, and warn of what it finds, once until it finds nothing.
+
+    Ray waits for workers without a word, and a cluster that held them may lose its nodes.
+    """
+    stop = threading.Event()
+
+    def watch() -> None:
+        said = ""
+        while not stop.wait(WATCH_S):
+            try:
+                check()
+                said = ""
+            except OSError:  # a storage that does not answer may do so at the next look
+                continue
+            except UserError as error:
+                if str(error) != said:
+                    log.warning("waiting for nodes: %s", error)
+                said = str(error)
+
+    watcher = threading.Thread(target=watch, name="capacity", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
 
 
 def _needed(resources: Resources) -> dict[str, float]:

@@ -8,40 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import ray
-import ray.data
 from rich.console import Console
-from transformers.utils.logging import disable_progress_bar
 
-from raythief import building, capacity, labeling, metering, models, pipeline, report, victims
+from raythief import (
+    building,
+    capacity,
+    clusters,
+    labeling,
+    metering,
+    models,
+    pipeline,
+    report,
+    victims,
+)
 from raythief.api import Remote
 from raythief.artifacts import Storage
 from raythief.config import Resources, Spec, Variant, Victim, expand
-from raythief.errors import MissingFileError, UserError, first_line
+from raythief.errors import MissingFileError, UserError
 from raythief.progress import Display
 from raythief.stages import Stage
 from raythief.training import tracking
-
-log = logging.getLogger(__name__)
-
-LOCAL_CPUS = 4
-"""Logical CPUs that Ray is told of, at least, on a machine of our own: stages need one for their
-workers and some for Ray's own tasks, and wait for each other for ever with only two."""
-
-
-WATCH_S = 10.0
-"""Seconds between two looks whether the cluster still holds the workers."""
 
 WORKERS: dict[capacity.Group, tuple[str, ...]] = {
     "training": ("victim", "extractor", "finetuned"),
@@ -171,64 +162,6 @@ def _check_budget(all_rows: Sequence[Row], storage: Storage, budget: int | None)
 
 
 @contextlib.contextmanager
-def cluster(address: str | None) -> Iterator[None]:
-    """Connect to a Ray cluster, or start one of our own and stop it.
-
-    Args:
-        address: ``auto``, ``ray://…`` or ``host:port``; None takes RAY_ADDRESS (which
-            ``ray job submit`` sets), else starts Ray on this machine.
-
-    Raises:
-        UserError: no cluster answers at the address, or it is none.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Light actors outnumber the cores of a small machine on purpose; Ray warns of it.
-    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(2 * LOCAL_CPUS))
-    address = address or os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        cpus = max(LOCAL_CPUS, os.cpu_count() or 1)
-        options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-    else:
-        options |= {"address": address}
-    none = (
-        f"--address {address}: is no address of a Ray cluster; give `auto`, `HEAD:6379` or "
-        "`ray://HEAD:10001` here or in RAY_ADDRESS (`raythief submit` takes http://HEAD:8265)"
-    )
-    scheme, found, _ = (address or "").partition("://")
-    if found and scheme != "ray":  # Ray would take it for the name of a Python module
-        raise UserError(none)
-    try:
-        with _hushed():
-            ray.init(**options)
-    except ValueError:
-        if address is None:
-            raise
-        raise UserError(none) from None
-    except ConnectionError as error:
-        raise UserError(
-            f"--address {address}: no Ray cluster answers: {first_line(error)}"
-        ) from None
-    if threading.current_thread() is threading.main_thread():
-        # As Ctrl-C: Ray's own handler exits in a way that waits for the stages under way.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    names = ("ray.data", "ray.train", "ray.tune", "transformers")
-    quiet(*names)
-    try:
-        yield
-    except KeyboardInterrupt:
-        for name in names:  # how each stage under way fails without Ray is of no interest
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        raise
-    finally:
-        ray.shutdown()
-
-
-@contextlib.contextmanager
 def _cluster_for(wanted: Sequence[Row], storage: Storage, address: str | None) -> Iterator[None]:
     """A cluster if any stage has yet to be built; starting one takes seconds.
 
@@ -246,9 +179,9 @@ def _cluster_for(wanted: Sequence[Row], storage: Storage, address: str | None) -
         except UserError:  # unless what needs them is built by now
             _check_workers(_missing(wanted, storage))
 
-    with cluster(address):
+    with clusters.connect(address):
         check()
-        with told_of(check):
+        with capacity.told_of(check):
             yield
 
 
@@ -276,61 +209,6 @@ def _check_workers(missing: Sequence[tuple[Resources, str]]) -> None:
         needed = [resources for resources, name in missing if name in names]
         for resources in needed[:1] + [r for r in needed[1:] if r != needed[0]]:
             capacity.check(resources, (group,))
-
-
-@contextlib.contextmanager
-def told_of(check: Callable[[], None]) -> Iterator[None]:
-    """Repeat a check while the block runs, and warn of what it finds, once until it finds nothing.
-
-    Ray waits for workers without a word, and a cluster that held them may lose its nodes.
-    """
-    stop = threading.Event()
-
-    def watch() -> None:
-        said = ""
-        while not stop.wait(WATCH_S):
-            try:
-                check()
-                said = ""
-            except OSError:  # a storage that does not answer may do so at the next look
-                continue
-            except UserError as error:
-                if str(error) != said:
-                    log.warning("waiting for nodes: %s", error)
-                said = str(error)
-
-    watcher = threading.Thread(target=watch, name="capacity", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Drop what native code writes to standard error: here, that it heeds RAY_BACKEND_LOG_LEVEL.
-
-    That variable in turn silences a warning about actors' arguments that every pool of Ray Data
-    draws and that says nothing to a user.
-    """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def quiet(*loggers: str) -> None:
-    """Show only errors of these loggers, and no bars of others: ours tell what there is to tell."""
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    disable_progress_bar()
 
 
 def run(

@@ -37,7 +37,7 @@ from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from rich.console import Console
 from rich.markup import escape
 
-from raythief import __version__, accelerators, models, pipeline, runs
+from raythief import __version__, accelerators, clusters, models, pipeline
 from raythief import config as specs
 from raythief.artifacts import Storage
 from raythief.config import LABELS, Inference, Label, Spec, Workers
@@ -277,8 +277,8 @@ def run(
     here = (address or os.environ.get("RAY_ADDRESS")) is None
     if here:
         _check_address(options)
-    with runs.cluster(address), _one_interrupt():
-        runs.quiet("ray.serve")
+    with clusters.connect(address), _one_interrupt():
+        clusters.quiet("ray.serve")
         if here:
             _check_size(options)
         else:

@@ -149,9 +149,9 @@ def one_ray() -> Iterator[Callable[[], None]]:
     """
     import ray
 
-    from raythief import runs
+    from raythief import clusters
 
-    start = runs.cluster
+    start = clusters.connect
     with contextlib.ExitStack() as started, pytest.MonkeyPatch.context() as patch:
 
         def shared(address: str | None) -> contextlib.AbstractContextManager[None]:
@@ -160,7 +160,7 @@ def one_ray() -> Iterator[Callable[[], None]]:
                 started.enter_context(start(None))
             return contextlib.nullcontext()
 
-        patch.setattr(runs, "cluster", shared)
+        patch.setattr(clusters, "connect", shared)
         yield started.close
 
 

@@ -60,12 +60,12 @@ def look(command: str, path: str, overrides: Sequence[str]) -> dict[str, Any]:
     """
     import ray
 
-    from raythief import config, runs
+    from raythief import clusters, config, runs
     from raythief import sweep as sweeping
     from raythief.artifacts import Storage
 
     spec = config.load(path, overrides)
-    with runs.cluster(None):
+    with clusters.connect(None):
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if command == "sweep":
             sweeping.check(spec)

@@ -39,7 +39,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from rich.console import Console
 
-from raythief import building, capacity, metering, pipeline, runs
+from raythief import building, capacity, clusters, metering, pipeline, runs
 from raythief.artifacts import Storage
 from raythief.config import Spec, Variant
 from raythief.errors import UserError
@@ -81,7 +81,7 @@ def run(
     points = _points(spec)
     runs.check(_rows(spec, points or _ends(spec)), storage, spec.costs.budget)
     total = len(points) or spec.sweep.samples
-    with runs.cluster(address):
+    with clusters.connect(address):
         concurrent = capacity.trials(spec.resources, spec.sweep.concurrent)
         shared = space.shared(spec)
         bought = building.bought(one for top in shared.values() for one in top.ancestors())

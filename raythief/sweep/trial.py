@@ -19,7 +19,7 @@ from typing import Any
 
 from ray import tune
 
-from raythief import pipeline, runs
+from raythief import clusters, pipeline
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Spec
 from raythief.progress import Tell, Watch, silent
@@ -40,7 +40,7 @@ class Trial(tune.Trainable):
     def setup(self, config: dict[str, Any], spec: Spec | None = None, notices: Any = None) -> None:
         """Begin, in a thread: the actor's own answers Tune."""
         assert spec is not None
-        runs.quiet("ray.data", "ray.train", "transformers")
+        clusters.quiet("ray.data", "ray.train", "transformers")
         self.spec, self.point, self.notices = spec, config["parameters"], notices
         self.told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.verdicts: queue.SimpleQueue[bool] = queue.SimpleQueue()

@@ -14,7 +14,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 import training_jobs
-from raythief import accelerators, capacity, progress, runs, sharding
+from raythief import accelerators, capacity, clusters, progress, sharding
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Resources, Workers
 from raythief.errors import UserError
@@ -36,7 +36,7 @@ def nodes() -> Iterator[dict[str, str]]:
             initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
         )
         names = {cluster.add_node(**options).node_id: name for name, options in NODES.items()}
-        with runs.cluster(cluster.address):
+        with clusters.connect(cluster.address):
             yield names
         cluster.shutdown()
 

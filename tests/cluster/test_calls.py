@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from raythief import calls, runs
+from raythief import calls, clusters
 from raythief.errors import UserError, find_user_error
 
 
@@ -24,7 +24,7 @@ def test_a_call_whose_process_is_killed_is_made_again_and_a_mistake_is_not(tmp_p
             raise UserError("a mistake")
         return name
 
-    with runs.cluster(None):
+    with clusters.connect(None):
         arguments = {"a": ("alive", 0), "b": ("killed", 1)}
         found = dict(calls.each(call, arguments, restarts=1, num_cpus=1))
         assert found == {"a": "alive", "b": "killed"}

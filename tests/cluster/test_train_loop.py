@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from transformers import pipeline
 
 import training_jobs
-from raythief import runs, training
+from raythief import clusters, training
 from raythief.config import LABELS, Selection
 from raythief.progress import Watch
 from raythief.training.data import held_out
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_DIR", str(prepared))
-        with runs.cluster(None):
+        with clusters.connect(None):
             yield prepared
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ray.util.accelerators import accelerators as names
 
-from raythief import accelerators, capacity, runs
+from raythief import accelerators, capacity, clusters
 from raythief.config import Resources, Workers
 from raythief.errors import UserError
 
@@ -198,7 +198,7 @@ def test_a_cluster_that_loses_its_nodes_in_the_midst_is_told_of_once_each_time(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     needed = resources(training={"workers": 2})
-    monkeypatch.setattr(runs, "WATCH_S", 0.01)
+    monkeypatch.setattr(capacity, "WATCH_S", 0.01)
     states: Iterator[int] = iter([2, 1, 1, 0, 1, 2, 1, 1])
     looks = []
 
@@ -210,7 +210,7 @@ def test_a_cluster_that_loses_its_nodes_in_the_midst_is_told_of_once_each_time(
         cluster(monkeypatch, {"CPU": float(cpus)})
         capacity.check(needed, ("training",))
 
-    with runs.told_of(check):
+    with capacity.told_of(check):
         while len(looks) < 10:
             time.sleep(0.01)
     said = [record.getMessage() for record in caplog.records]
@@ -230,10 +230,11 @@ def test_a_run_that_is_terminated_ends_as_by_ctrl_c_and_without_the_errors_that_
     monkeypatch.setattr("ray.shutdown", lambda: data.error("Ray has not been started"))
     before, level = signal.getsignal(signal.SIGTERM), logging.getLogger("ray.data").level
     try:
-        with runs.cluster("auto"):
+        with clusters.connect("auto"):
             data.error("a real one")
-        with pytest.raises(KeyboardInterrupt), runs.cluster("auto"):
+        with pytest.raises(KeyboardInterrupt), clusters.connect("auto"):
             signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is before
     finally:
         signal.signal(signal.SIGTERM, before)
         logging.getLogger("ray.data").setLevel(level)
@@ -245,7 +246,7 @@ def test_a_run_that_is_terminated_ends_as_by_ctrl_c_and_without_the_errors_that_
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "127.0.0.1:port", "foo://x", "://"])
 def test_an_address_of_no_cluster_is_a_sentence(address: str) -> None:
-    with pytest.raises(UserError) as caught, runs.cluster(address):
+    with pytest.raises(UserError) as caught, clusters.connect(address):
         pass
     said = f"--address {address}: is no address of a Ray cluster; give `auto`, `HEAD:6379` or "
     assert str(caught.value).startswith(said)
