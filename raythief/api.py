@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -23,14 +22,14 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import aiohttp
-import jmespath
 import pyarrow as pa
 import tenacity
 
-from raythief.config import LABELS, Api, Label
+from raythief.config import Api
 from raythief.errors import MissingKeyError, UserError
 from raythief.metering import Purse
 from raythief.nli import SCORES
+from raythief.protocol import NO_SCORES, Answer, NonsenseError, Protocol
 
 PASSING = frozenset({408, 425, 429, *range(500, 600)})
 """Statuses that say nothing about the rows: trying again may help."""
@@ -45,10 +44,6 @@ ANSWERS = pa.schema(
 )
 """An answer has a label and, if they are wanted, the probability of each one; or the reason why it
 was rejected."""
-Answer = tuple[Label, tuple[float | None, ...]]
-"""A label, and the probability of each in the order of ``LABELS``, None where none are wanted."""
-_NO_SCORES = (None,) * len(LABELS)
-
 Keep = Callable[[pa.Table, dict[str, int]], None]
 """Writes answers to storage, with ``spent``, ``attempts`` and ``retries`` since the last call."""
 Pace = Callable[[str, float], Awaitable[float]]
@@ -99,10 +94,6 @@ class RefusedError(Exception):
     """The API refused these rows."""
 
 
-class NonsenseError(Exception):
-    """The API took the rows and answered what can not be understood."""
-
-
 class Client:
     """Asks an API from a thread of its own, so that its connections outlive a shard."""
 
@@ -117,12 +108,7 @@ class Client:
             complain: Told why requests have to be sent again, once a second at most.
         """
         self.remote, self.api, self.pace = remote, remote.api, pace
-        protocol = self.api.protocol()
-        self.request, self.row = protocol["request"], protocol["row"]
-        self.answers = jmespath.compile(protocol["answers"])
-        self.label = jmespath.compile(protocol["label"])
-        path = self.api.score_path() if remote.scores else None
-        self.scores = None if path is None else jmespath.compile(path)
+        self.protocol = Protocol(remote.api, remote.scores, remote.hide)
         limits = (self.api.requests_per_second, self.api.rows_per_second)
         self.limits = [1 / limit if limit else 0.0 for limit in limits]
         self.answered = 0
@@ -178,64 +164,6 @@ class Client:
                 or the budget is spent. All answers so far were kept.
         """
         self._wait(_Purchase(self, rows.to_pylist(), purse, keep).run())
-
-    def body(self, rows: list[dict[str, Any]]) -> Any:
-        """The JSON body that asks for these rows."""
-        return _fill(self.request, {"{rows}": [_fill(self.row, _texts(row)) for row in rows]})
-
-    def understand(self, answer: Any, count: int) -> list[Answer]:
-        """The answers in a response to ``count`` rows.
-
-        Raises:
-            NonsenseError: it has another shape.
-            UserError: a label has no meaning in the spec, or the probabilities that are wanted are
-                not there.
-        """
-        try:
-            found = self.answers.search(answer)
-            if not isinstance(found, list) or len(found) != count:
-                raise NonsenseError(f"the response does not hold {count} answers")
-            labels = [self.label.search(one) for one in found]
-            scores = [self.scores.search(one) for one in found] if self.scores else []
-        except jmespath.exceptions.JMESPathError:
-            raise NonsenseError(
-                "the response has another shape than victim.api describes"
-            ) from None
-        named = [self._canonical(label) for label in labels]
-        if self.scores is None:
-            return [(label, _NO_SCORES) for label in named]
-        return list(zip(named, map(self._probabilities, scores), strict=True))
-
-    def _probabilities(self, given: Any) -> tuple[float | None, ...]:
-        """The probability of each label, of a mapping or of a list of `label` and `score`."""
-        if isinstance(given, list):
-            given = {one.get("label"): one.get("score") for one in given if isinstance(one, dict)}
-        if isinstance(given, dict):
-            named = {self._canonical(label): score for label, score in given.items()}
-            found = [named.get(label) for label in LABELS]
-            if all(isinstance(one, (int, float)) and one >= 0 for one in found) and any(found):
-                return tuple(found)
-        raise UserError(
-            "victim.scores: the API gives no probability for each of the three labels where "
-            "victim.api.scores points (`raythief serve` does with serve.scores); what is bought is "
-            "kept"
-        )
-
-    def _canonical(self, label: Any) -> Label:
-        if isinstance(label, bool) or not isinstance(label, (str, int)):
-            raise NonsenseError("the response holds no label where victim.api.label points")
-        if self.api.labels is not None:
-            meaning = self.api.labels.get(str(label))
-        else:
-            meaning = next((name for name in LABELS if name == str(label).lower()), None)
-        if meaning is None:
-            said = self.remote.hide(str(label))[:60]
-            known = ", ".join(self.api.labels or LABELS)
-            raise UserError(
-                f"victim.api.labels: the API answers `{said}`, which has no meaning there (it has: "
-                f"{known}); what is bought is kept"
-            )
-        return meaning
 
 
 class _Purchase:
@@ -306,14 +234,14 @@ class _Purchase:
             elif isinstance(error, NonsenseError) and again:
                 await self._settle(chunk, again=False)
             else:
-                self.answers.append((chunk[0]["id"], None, str(error), *_NO_SCORES))
+                self.answers.append((chunk[0]["id"], None, str(error), *NO_SCORES))
             return
         for row, (label, scores) in zip(chunk, answers, strict=True):
             self.answers.append((row["id"], label, None, *scores))
 
     async def _send(self, chunk: list[dict[str, Any]]) -> list[Answer]:
         """Send a request until it is answered or its attempts are used up."""
-        body = self.client.body(chunk)
+        body = self.client.protocol.body(chunk)
         try:
             return await self._attempt(body, len(chunk), 1)
         except PassingError as error:
@@ -380,7 +308,7 @@ class _Purchase:
             answer = json.loads(text)
         except ValueError:
             raise NonsenseError("the response is not JSON") from None
-        return self.client.understand(answer, rows)
+        return self.client.protocol.understand(answer, rows)
 
     async def _fill(self) -> None:
         try:
@@ -432,26 +360,6 @@ class _Purchase:
                     schema=ANSWERS,
                 )  # fmt: skip
                 await asyncio.to_thread(self.keep, table, counts)
-
-
-def _texts(row: dict[str, Any]) -> dict[str, Any]:
-    return {"{premise}": row["premise"], "{hypothesis}": row["hypothesis"]}
-
-
-def _fill(template: Any, values: dict[str, Any]) -> Any:
-    """The template with placeholders replaced: a text that is one becomes the value itself."""
-    if isinstance(template, dict):
-        return {key: _fill(inner, values) for key, inner in template.items()}
-    if isinstance(template, (list, tuple)):
-        return [_fill(inner, values) for inner in template]
-    if not isinstance(template, str):
-        return template
-    if template in values:
-        return values[template]
-    # In one pass, so that a sentence which itself holds `{hypothesis}` is left as it is.
-    known = {name: value for name, value in values.items() if isinstance(value, str)}
-    pattern = "|".join(map(re.escape, known))
-    return re.sub(pattern, lambda found: known[found[0]], template) if known else template
 
 
 def _retry_after(value: str | None) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import time
 from collections import Counter
@@ -77,10 +76,6 @@ def expected(table: pa.Table) -> dict[int, tuple[str, None]]:
     return {
         row["id"]: (label_of(row["premise"], row["hypothesis"]), None) for row in table.to_pylist()
     }
-
-
-def unconnected(api: Api, scores: bool = False) -> contextlib.closing[Client]:
-    return contextlib.closing(Client(Remote(api, scores=scores), None))  # type: ignore[arg-type]
 
 
 def api(server: ApiServer, **changes: Any) -> Api:
@@ -260,80 +255,6 @@ def test_every_attempt_waits_for_its_turn(tmp_path: Path) -> None:
         shop = Shop(pace=pace)
         shop.buy(rows(16), api(server, requests_per_second=50, rows_per_second=100))
     assert asked == [pytest.approx(0.04)] * 5  # four rows at 100 a second
-
-
-@pytest.mark.parametrize(
-    ("preset", "body", "response"),
-    [
-        (
-            "tei",
-            {"inputs": [["p {hypothesis}", "h"]]},
-            [[{"label": "neutral", "score": 0.1}, {"label": "ENTAILMENT", "score": 0.9}]],
-        ),
-        (
-            "huggingface",
-            {"inputs": [{"text": "p {hypothesis}", "text_pair": "h"}]},
-            [{"label": "entailment", "score": 0.9}],
-        ),
-        (
-            "huggingface",
-            {"inputs": [{"text": "p {hypothesis}", "text_pair": "h"}]},
-            [[{"label": "neutral", "score": 0.1}, {"label": "entailment", "score": 0.9}]],
-        ),
-        (
-            "raythief",
-            {"pairs": [{"premise": "p {hypothesis}", "hypothesis": "h"}]},
-            {"answers": [{"label": "entailment"}]},
-        ),
-    ],
-)
-def test_presets(preset: Any, body: Any, response: Any) -> None:
-    with unconnected(Api(url="https://example.org/", preset=preset)) as client:
-        assert client.body([{"premise": "p {hypothesis}", "hypothesis": "h"}]) == body
-        assert client.understand(response, 1) == [("entailment", (None, None, None))]
-
-
-GIVEN = {"neutral": 0.7, "contradiction": 0.05, "entailment": 0.25}
-
-
-@pytest.mark.parametrize(
-    ("preset", "answer"),
-    [
-        ("raythief", {"answers": [{"label": "neutral", "scores": GIVEN}]}),
-        ("tei", [[{"label": name.upper(), "score": given} for name, given in GIVEN.items()]]),
-        ("huggingface", [[{"label": name, "score": given} for name, given in GIVEN.items()]]),
-    ],
-)
-def test_presets_know_where_the_probabilities_are(preset: Any, answer: Any) -> None:
-    with unconnected(Api(url="https://example.org/", preset=preset), scores=True) as client:
-        assert client.understand(answer, 1) == [("neutral", (0.25, 0.7, 0.05))]
-
-
-@pytest.mark.parametrize(
-    "scores", [None, {}, {"neutral": 1.0}, {**GIVEN, "neutral": None}, dict.fromkeys(GIVEN, 0), "x"]
-)
-def test_an_api_without_probabilities_is_told_of_when_they_are_wanted(scores: Any) -> None:
-    answer = {"answers": [{"label": "neutral", "scores": scores}]}
-    told = pytest.raises(UserError, match=r"victim\.scores: the API gives no probability")
-    with unconnected(Api(url="https://example.org/"), scores=True) as client, told:
-        client.understand(answer, 1)
-
-
-def test_a_protocol_of_ones_own() -> None:
-    own = Api(
-        url="https://example.org/",
-        preset="custom",
-        request={"prompt": "{rows}", "n": 1},
-        row="Premise: {premise} Hypothesis: {hypothesis}",
-        answers="data",
-        label="[0]",
-        labels={"0": "contradiction", "2": "entailment"},
-    )
-    with unconnected(own) as client:
-        body = client.body([{"premise": "a", "hypothesis": "b"}])
-        assert body == {"prompt": ["Premise: a Hypothesis: b"], "n": 1}
-        answers = client.understand({"data": [[2], [0]]}, 2)
-        assert [label for label, _ in answers] == ["entailment", "contradiction"]
 
 
 def test_the_worst_words_arrive_as_they_are(tmp_path: Path) -> None:
