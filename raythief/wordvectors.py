@@ -108,13 +108,14 @@ def miniature(
 
     Words that no document has get noise alone.
     """
-    from raythief.miniature import encoders
+    from raythief.miniature.documents import linked_documents, words_of
+    from raythief.miniature.vectors import word_vectors
 
-    words = encoders.words_of(languages)
+    words = words_of(languages)
     every = sorted({word for own in words.values() for word in own})
     ids = {word: i for i, word in enumerate(every)}
-    counted = encoders.word_vectors(
-        encoders.linked_documents(languages, vectors.documents, seed), ids, vectors.size, norm=1.0
+    counted = word_vectors(
+        linked_documents(languages, vectors.documents, seed), ids, vectors.size, norm=1.0
     ).astype(np.float32)
     found = {}
     for language, own in words.items():

@@ -3,13 +3,14 @@
     python -m raythief.miniature.encoders DIRECTORY english|multilingual [SEED]
 
 Each is a normal transformers folder: the RoBERTa or XLM-RoBERTa architecture, small, with a
-word-level tokenizer. What goes in, all of it made by `world` and none of it labelled:
+word-level tokenizer. What goes in, all of it `documents` of the `world` and none of it labelled:
 
-1. Word vectors from co-occurrence, which then stay as they are. A linked document is one event told
-   twice, each time in some language, as encyclopedia articles on one subject are. Which words meet
-   across the two tellings more often than by chance, or less often, gives the vectors. This is the
-   only place where languages meet. No dictionary is put in and no sentence beside its translation,
-   but the counting as good as finds one: most of the transfer is in these vectors.
+1. Word vectors from co-occurrence (`vectors`), which then stay as they are. A linked document is
+   one event told twice, each time in some language, as encyclopedia articles on one subject are.
+   Which words meet across the two tellings more often than by chance, or less often, gives the
+   vectors. This is the only place where languages meet. No dictionary is put in and no sentence
+   beside its translation, but the counting as good as finds one: most of the transfer is in these
+   vectors.
 2. Attention that starts as "look at similar words of the other passage": query and key weights are
    equal but for the axis that tells passages apart.
 3. Masked-language modelling on documents of one language at a time. The softmax runs over the words
@@ -21,7 +22,6 @@ too, but no linked ones: the encoders know its words, each by a random vector.
 
 from __future__ import annotations
 
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +47,13 @@ from transformers import (
 )
 
 from raythief.miniature import world
+from raythief.miniature.documents import (
+    Document,
+    linked_documents,
+    monolingual_documents,
+    words_of,
+)
+from raythief.miniature.vectors import NO_VECTOR, word_vectors
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 """In RoBERTa's order, so that the configuration's default ids hold; <mask> comes last."""
@@ -104,78 +111,6 @@ class Recipe:
 Kind = Literal["english", "multilingual"]
 WARM_UP = 0.06
 """Share of the steps in which the learning rate rises."""
-FOREIGN_SHARE = 0.15
-"""Share of English documents that are about the foreign domain."""
-FACT_SHARE = 0.12
-"""Share of documents that state facts rather than tell an event."""
-
-
-NO_VECTOR = 1e-6
-"""Norms below it are zero but for rounding."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """Two passages, each in a language: words joined by blanks."""
-
-    first: str
-    second: str
-    languages: tuple[str, str]
-
-
-# ---- text -----------------------------------------------------------------------------------
-
-
-def draw_document(rng: random.Random, first: str, second: str, domain: str) -> Document:
-    """One event told twice, or facts; `first` and `second` are the passages' languages.
-
-    The second telling of an event leaves details out and may add others, never a contradiction.
-    """
-    if rng.random() < FACT_SHARE:
-        fact = world.draw_fact(rng, domain)
-        return Document(world.say(fact, first), world.say(fact, second), (first, second))
-    scene = world.draw_scene(rng, domain)
-    other = world.less_precise(scene, rng, share=0.3)
-    if rng.random() < 0.5:
-        other = world.add_something(scene, other, rng, domain)
-    tellings = [world.tell(scene, rng, domain), world.tell(other, rng, domain)]
-    rng.shuffle(tellings)
-    one, two = (
-        world.say(world.arrange(telling, language), language)
-        for telling, language in zip(tellings, (first, second), strict=True)
-    )
-    return Document(one, two, (first, second))
-
-
-def linked_documents(languages: Sequence[str], count: int, seed: int) -> list[Document]:
-    """Documents of the general domain, their two passages in languages drawn independently."""
-    rng = world.generator(seed, "linked documents")
-    return [
-        draw_document(rng, rng.choice(languages), rng.choice(languages), "general")
-        for _ in range(count)
-    ]
-
-
-def monolingual_documents(languages: Sequence[str], seed: int) -> Iterator[Document]:
-    """Documents without end, each in one language drawn uniformly."""
-    rng = world.generator(seed, "monolingual documents")
-    while True:
-        language = rng.choice(languages)
-        foreign = language == "en" and rng.random() < FOREIGN_SHARE
-        yield draw_document(rng, language, language, "foreign" if foreign else "general")
-
-
-# ---- tokenizer ------------------------------------------------------------------------------
-
-
-def words_of(languages: Sequence[str]) -> dict[str, list[str]]:
-    """Language -> all its words, sorted."""
-    return {
-        language: sorted(
-            {c.words[language] for c in world.lexicon().values() if language in c.words}
-        )
-        for language in languages
-    }
 
 
 def build_tokenizer(languages: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -198,93 +133,6 @@ def build_tokenizer(languages: Sequence[str]) -> PreTrainedTokenizerFast:
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         model_max_length=64,
     )
-
-
-# ---- word vectors ---------------------------------------------------------------------------
-
-
-def word_vectors(
-    documents: Sequence[Document], ids: dict[str, int], size: int, norm: float
-) -> NDArray[np.float64]:
-    """Vectors [len(ids), size] from the words that meet across a document's two passages.
-
-    Words that meet more often than by chance become alike. So do, half as much, words that avoid
-    each other: an event has one place, so the names of places shun each other. Between languages
-    that is too rare to see word by word; a first round therefore finds each word's nearest words,
-    its translations, and the second counts them together. Words that meet by chance, the fillers,
-    end up near zero; words that no document has, at zero.
-    """
-    meetings, expected = count_meetings(documents, ids)
-    first = leading_vectors(np.maximum(0, surprise(meetings, expected) - 0.5), size)
-    alike = nearest_words(first)
-    pooled = surprise(alike @ meetings @ alike.T, alike @ expected @ alike.T)
-    strength = np.where(pooled > 0, pooled, -0.5 * np.maximum(pooled, -3))
-    vectors = leading_vectors(np.maximum(0, strength - 0.1), size)
-    return vectors * norm / usual_norm(vectors)
-
-
-def count_meetings(
-    documents: Sequence[Document], ids: dict[str, int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How often words meet across passages, and would by chance: both [len(ids), len(ids)].
-
-    Chance is reckoned within each pair of languages, so that words do not come out alike for being
-    of one language.
-    """
-    languages = sorted({language for document in documents for language in document.languages})
-    index = {language: i for i, language in enumerate(languages)}
-    meetings = np.zeros((len(ids), len(ids)))
-    frequency = np.zeros((len(ids), len(languages)))
-    linked = np.zeros((len(languages), len(languages)))
-    for document in documents:
-        one, two = (
-            sorted({ids[word] for word in passage.split()})
-            for passage in (document.first, document.second)
-        )
-        a, b = (index[language] for language in document.languages)
-        meetings[np.ix_(one, two)] += 1
-        frequency[one, a] += 1
-        frequency[two, b] += 1
-        linked[a, b] += 1
-    meetings, linked = meetings + meetings.T, linked + linked.T
-    frequency /= np.maximum(linked.sum(axis=0), 1)
-    return meetings, frequency @ linked @ frequency.T
-
-
-def surprise(
-    meetings: NDArray[np.float64], expected: NDArray[np.float64], prior: float = 2.0
-) -> NDArray[np.float64]:
-    """Log of how much more often than by chance; `prior` meetings by chance temper rare words."""
-    result: NDArray[np.float64] = np.log((meetings + prior) / (expected + prior))
-    return result
-
-
-def leading_vectors(likeness: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Vectors [words, size] whose inner products come closest to a symmetric [words, words]."""
-    values, directions = np.linalg.eigh(likeness)
-    leading = np.argsort(-values)[:size]
-    vectors = np.zeros((len(likeness), size))
-    vectors[:, : len(leading)] = directions[:, leading] * np.sqrt(np.maximum(values[leading], 0))
-    return vectors
-
-
-def usual_norm(vectors: NDArray[np.float64]) -> float:
-    """The norm of a word with content: the upper quartile over the words that have a vector."""
-    norms = np.linalg.norm(vectors, axis=1)
-    return float(np.quantile(norms[norms > NO_VECTOR], 0.75))
-
-
-def nearest_words(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[words, words], 1 where two vectors with some length have a cosine above 0.5, else 0."""
-    norms = np.linalg.norm(vectors, axis=1)
-    long_enough = norms > 0.3 * usual_norm(vectors)
-    near = vectors @ vectors.T > 0.5 * np.outer(norms, norms)
-    near &= np.outer(long_enough, long_enough)
-    np.fill_diagonal(near, True)
-    return near.astype(float)
-
-
-# ---- model ----------------------------------------------------------------------------------
 
 
 def build_model(kind: Kind, vocabulary_size: int, recipe: Recipe) -> RobertaForMaskedLM:
@@ -356,9 +204,6 @@ def start_attention(model: RobertaForMaskedLM, recipe: Recipe) -> None:
             rotation = torch.linalg.qr(torch.randn_like(attention.query.weight))[0]
             attention.query.weight.copy_(rotation)
             attention.key.weight.copy_(rotation @ mirror)
-
-
-# ---- masked-language modelling --------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -444,9 +289,6 @@ def pace(step: int, steps: int) -> float:
     """Factor on the learning rate: linear up over WARM_UP of the steps, then linear down to 0."""
     warm = max(1, round(WARM_UP * steps))
     return (step + 1) / warm if step < warm else (steps - step) / (steps - warm + 1)
-
-
-# ---- what the rest of the project calls -----------------------------------------------------
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from raythief import config, models, pipeline, serving
 from raythief.artifacts import Storage
 from raythief.config import LABELS
 from raythief.errors import UserError
+from raythief.serving import replica, web
 from raythief.victims import Classifier
 
 KEY = "the-key-of-the-test"
@@ -359,7 +360,7 @@ def test_with_scores_an_answer_has_all_probabilities(
     classifier: Classifier, sure: tuple[Rows, list[str]]
 ) -> None:
     rows, labels = sure
-    answers = serving.judge(classifier, [serving.Pair(**row) for row in rows], scores=True)
+    answers = replica.judge(classifier, [web.Pair(**row) for row in rows], scores=True)
     assert [answer.label for answer in answers] == labels
     for answer in answers:
         assert answer.scores is not None
@@ -373,11 +374,11 @@ def test_scores_go_over_the_wire_under_their_names(
 ) -> None:
     from fastapi.testclient import TestClient
 
-    async def ask(asked: Any) -> list[serving.Answer]:
-        return serving.judge(classifier, asked, scores=True)
+    async def ask(asked: Any) -> list[web.Answer]:
+        return replica.judge(classifier, asked, scores=True)
 
     rows, labels = sure
-    app = serving.application("scores", config.Serve(scores=True), None, ask)
+    app = web.application("scores", config.Serve(scores=True), None, ask)
     [answer] = TestClient(app).post("/predict", json={"pairs": rows[:1]}).json()["answers"]
     assert answer["label"] == labels[0]
     assert set(answer["scores"]) == set(LABELS)
@@ -387,8 +388,8 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_there() -> None:
     """Whatever it claims to be, and before the key is asked for."""
     from fastapi.testclient import TestClient
 
-    async def ask(asked: Any) -> list[serving.Answer]:
-        return [serving.Answer(label="neutral") for _ in asked]
+    async def ask(asked: Any) -> list[web.Answer]:
+        return [web.Answer(label="neutral") for _ in asked]
 
     sent = []
 
@@ -399,7 +400,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_there() -> None:
             yield sent[-1]
 
     options = config.Serve(max_pairs_per_request=2)
-    client = TestClient(serving.application("small", options, serving.digest(KEY), ask))
+    client = TestClient(web.application("small", options, web.digest(KEY), ask))
     response = client.post("/predict", content=endless())
     assert response.status_code == 413
     said = "the request has more than 131072 bytes; send fewer pairs at once, or shorter ones"
@@ -441,6 +442,7 @@ def test_a_mistake_is_told_before_ray_starts(
 
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    monkeypatch.delitem(sys.modules, "raythief.serving")
+    for name in [name for name in sys.modules if name.startswith("raythief.serving")]:
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(UserError, match=r"serve needs .* `pip install 'raythief\[serve\]'`"):
         importlib.import_module("raythief.serving")

@@ -39,6 +39,8 @@ import hub_server
 import raythief
 from raythief import cli, config, serving
 from raythief.errors import UserError
+from raythief.serving.replica import Victim
+from raythief.serving.web import digest
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -523,13 +525,13 @@ def test_the_service_is_the_victim_of_raythief_serve(
         build(served["args"])
     monkeypatch.setenv("RAYTHIEF_SERVE_KEY", "a-key")
     [deployment] = [build(served["args"])._bound_deployment]
-    assert deployment.func_or_class is serving.Victim
+    assert deployment.func_or_class is Victim
     assert deployment.ray_actor_options == {"num_cpus": 4.0, "num_gpus": 1.0}
     scaling = deployment._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas) == (1, 8)
-    source, *_, digest = deployment.init_args
+    source, *_, kept = deployment.init_args
     assert source.path == str(model)
-    assert digest == serving.digest("a-key")
+    assert kept == digest("a-key")
     # Only that cluster's GPU workers hold a replica, and as many as there may be replicas.
     [group, _] = ray_spec(assembled("service"))["workerGroupSpecs"]
     assert group["maxReplicas"] == scaling.max_replicas

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from raythief.miniature import encoders, world
+from raythief.miniature import documents, encoders, world
+from raythief.miniature.vectors import word_vectors
 
 TINY = encoders.Recipe(
     hidden_size=16,
@@ -174,7 +175,7 @@ def test_word_order() -> None:
 
 
 def test_tellings_of_one_event_never_contradict_each_other() -> None:
-    for document in encoders.linked_documents(("en",), 300, 0):
+    for document in documents.linked_documents(("en",), 300, 0):
         if "verb" in possible_or_nothing(document.first):
             assert judge(document.first, document.second) != "contradiction", document
 
@@ -269,8 +270,8 @@ def test_translations_end_up_with_like_vectors() -> None:
     languages = ("en", "de", "hi")
     tokenizer = encoders.build_tokenizer(languages)
     ids = tokenizer.get_vocab()
-    documents = encoders.linked_documents(languages, 4_000, 0)
-    vectors = torch.from_numpy(encoders.word_vectors(documents, ids, 64, 2.0))
+    linked = documents.linked_documents(languages, 4_000, 0)
+    vectors = torch.from_numpy(word_vectors(linked, ids, 64, 2.0))
     words = world.lexicon()["dog"].words
     same = torch.cosine_similarity(vectors[ids[words["en"]]], vectors[ids[words["de"]]], dim=0)
     other = torch.cosine_similarity(vectors[ids[words["en"]]], vectors[ids["Haus"]], dim=0)

@@ -5,8 +5,8 @@
     GET  /healthz   -> {"status": "ok"}
     GET  /docs      a page to try it on, made from /openapi.json
 
-Pairs of all requests that wait at a replica go through the model together. Nothing here imports
-Ray Serve for other commands: it is an extra, ``pip install 'raythief[serve]'``.
+Here it is started and stopped; ``web`` is what clients see and ``replica`` what answers them. Other
+commands import none of it: Ray Serve is an extra, ``pip install 'raythief[serve]'``.
 
 Where a platform runs Ray Serve (``serve deploy``, KubeRay's RayService), its config file names
 ``raythief.serving:app`` as import path.
@@ -14,11 +14,8 @@ Where a platform runs Ray Serve (``serve deploy``, KubeRay's RayService), its co
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
-import hashlib
-import hmac
 import io
 import os
 import re
@@ -27,27 +24,25 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import ray
-from pydantic import BaseModel, ConfigDict
 from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from rich.console import Console
 from rich.markup import escape
 
-from raythief import __version__, accelerators, clusters, models, pipeline
-from raythief import config as specs
+from raythief import accelerators, clusters, config, models, pipeline
 from raythief.artifacts import Storage
-from raythief.config import LABELS, Inference, Label, Spec, Workers
+from raythief.config import Label, Spec, Workers
 from raythief.errors import UserError
-from raythief.victims import Classifier, check_names
+from raythief.victims import check_names
 
 try:
-    from fastapi import Depends, FastAPI, HTTPException
-    from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
     from ray import serve
+
+    from raythief.serving.replica import Victim
+    from raythief.serving.web import digest
 except ModuleNotFoundError as absent:
     raise UserError(
         f"serve needs the package {absent.name}; install it with `pip install 'raythief[serve]'`"
@@ -57,196 +52,7 @@ APPLICATION = "raythief"
 """Name of the application on the cluster."""
 _PATIENCE = 60.0
 """Seconds in which a server whose model is loaded has to answer."""
-_BYTES_PER_PAIR = 1 << 16
-"""Of a request, on average: many times what the longest pair takes that an encoder reads whole."""
 _FAULT = re.compile(r"raythief\.errors\.UserError: (.+)")
-_BEARER = HTTPBearer(auto_error=False, description="The key that `serve.key_env` names.")
-
-
-# --- what goes over the wire ------------------------------------------------------------------
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Pair(_Message):
-    """Two sentences."""
-
-    premise: str
-    hypothesis: str
-
-
-class Pairs(_Message):
-    """A request."""
-
-    pairs: list[Pair]
-
-
-class Answer(_Message):
-    """What the model says of one pair."""
-
-    label: Label
-    scores: dict[Label, float] | None = None
-
-
-class Answers(_Message):
-    """The response: one answer for each pair, in the order of the request."""
-
-    answers: list[Answer]
-
-
-class Health(_Message):
-    """The server is up and its model is loaded."""
-
-    status: str = "ok"
-
-
-def application(
-    title: str,
-    options: specs.Serve,
-    key_digest: bytes | None,
-    ask: Callable[[Sequence[Pair]], Awaitable[list[Answer]]],
-) -> FastAPI:
-    """The API over a function that answers pairs.
-
-    Args:
-        title: Headline of the page at `/docs`.
-        options: The spec's section.
-        key_digest: ``digest`` of the key that clients must send; None asks for none.
-        ask: Answers any number of pairs, in order.
-    """
-
-    def authorised(
-        given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
-    ) -> None:
-        assert key_digest is not None
-        # Headers arrive as Latin-1, whatever their bytes mean.
-        sent = given.credentials.encode("latin-1") if given else b""
-        if not hmac.compare_digest(hashlib.sha256(sent).digest(), key_digest):
-            raise HTTPException(
-                401, "send the key as `Authorization: Bearer KEY`", {"WWW-Authenticate": "Bearer"}
-            )
-
-    app = FastAPI(title=title, version=__version__)
-    app.add_middleware(_Bounded, most=options.max_pairs_per_request * _BYTES_PER_PAIR)
-
-    @app.post(
-        "/predict",
-        response_model_exclude_none=True,
-        dependencies=[Depends(authorised)] if key_digest else [],
-        responses={413: {"description": "Too many pairs, or too many bytes"}},
-    )
-    async def predict(request: Pairs) -> Answers:
-        """Label pairs of sentences."""
-        if len(request.pairs) > options.max_pairs_per_request:
-            raise HTTPException(
-                413,
-                f"the request holds {len(request.pairs)} pairs; send at most "
-                f"{options.max_pairs_per_request} at once",
-            )
-        for row, pair in enumerate(request.pairs):
-            # Half a surrogate pair, which JSON lets through, would fail the batch of others too.
-            try:
-                (pair.premise + pair.hypothesis).encode()
-            except UnicodeEncodeError:
-                raise HTTPException(
-                    422, f"pair {row} (counted from 0) is not Unicode; send whole characters"
-                ) from None
-        return Answers(answers=await ask(request.pairs))
-
-    @app.get("/healthz")
-    async def healthz() -> Health:
-        """Tell that the model is loaded."""
-        return Health()
-
-    return app
-
-
-class _Bounded:
-    """Refuses what is too large while it comes in: a body is read whole before it is looked at, and
-    before a key is asked for."""
-
-    def __init__(self, app: Any, most: int) -> None:
-        self.app, self.most = app, most
-
-    async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
-        size = 0
-
-        async def counted() -> Any:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.most:
-                raise HTTPException(
-                    413,
-                    f"the request has more than {self.most} bytes; send fewer pairs at once, or "
-                    "shorter ones",
-                )
-            return message
-
-        await self.app(scope, counted, send)
-
-
-def digest(key: str) -> bytes:
-    """What replicas know of a key: enough to recognise it, not to tell it to anybody."""
-    return hashlib.sha256(key.encode()).digest()
-
-
-# --- a copy of the model ----------------------------------------------------------------------
-
-
-@serve.ingress()
-class Victim:
-    """A replica: the API and the model in one actor."""
-
-    def __init__(
-        self,
-        source: models.Source,
-        labels: tuple[Label, ...] | None,
-        inference: Inference,
-        options: specs.Serve,
-        title: str,
-        key_digest: bytes | None,
-    ) -> None:
-        self.victim = Classifier(source, inference, options.cpus, labels)
-        self.options = options
-        self.title = title
-        self.key_digest = key_digest
-        # One thread of its own: the loop goes on collecting the next batch meanwhile, and torch
-        # keeps one pool of threads rather than one for each thread that it was called from.
-        self.thread = ThreadPoolExecutor(max_workers=1)
-        self._answer.set_max_batch_size(options.max_pairs_per_batch)
-        self._answer.set_batch_wait_timeout_s(options.batch_wait_s)
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Ray Serve asks for the API once the model is loaded."""
-        return application(self.title, self.options, self.key_digest, self._ask)
-
-    async def _ask(self, pairs: Sequence[Pair]) -> list[Answer]:
-        # Each pair waits by itself, so that batches are full whatever the requests' sizes.
-        return list(await asyncio.gather(*map(self._answer, pairs)))
-
-    @serve.batch
-    async def _answer(self, pairs: list[Pair]) -> list[Answer]:
-        loop = asyncio.get_running_loop()
-        judged = loop.run_in_executor(self.thread, judge, self.victim, pairs, self.options.scores)
-        return await judged
-
-
-def judge(victim: Classifier, pairs: Sequence[Pair], scores: bool) -> list[Answer]:
-    """Answer pairs, with the probability of each label if ``scores``."""
-    premises, hypotheses = [pair.premise for pair in pairs], [pair.hypothesis for pair in pairs]
-    labels, found, _ = victim.answer(premises, hypotheses)
-    if not scores:
-        return [Answer(label=label) for label in labels]
-    return [
-        Answer(label=label, scores=dict(zip(LABELS, row, strict=True)))
-        for label, row in zip(labels, found.tolist(), strict=True)
-    ]
-
-
-# --- the server -------------------------------------------------------------------------------
 
 
 def run(
@@ -271,7 +77,7 @@ def run(
             small.
     """
     console = console or Console(stderr=True)
-    spec = next(specs.expand(spec)).spec
+    spec = next(config.expand(spec)).spec
     options, key_digest = spec.serve, _key_digest(spec.serve)
     source, labels = victim(spec)
     here = (address or os.environ.get("RAY_ADDRESS")) is None
@@ -334,8 +140,8 @@ def app(arguments: dict[str, Any]) -> serve.Application:
     """
     if not {"spec"} <= arguments.keys() <= {"spec", "overrides"}:
         raise UserError("args: give `spec`, a file on the cluster's nodes, and at most `overrides`")
-    spec = specs.load(arguments["spec"], arguments.get("overrides", ()))
-    spec = next(specs.expand(spec)).spec
+    spec = config.load(arguments["spec"], arguments.get("overrides", ()))
+    spec = next(config.expand(spec)).spec
     return _bound(spec, *victim(spec), _key_digest(spec.serve))
 
 
@@ -373,7 +179,7 @@ def _bound(
     return deployment.bind(source, labels, spec.inference, options, title, key_digest)
 
 
-def _deploy(bound: serve.Application, options: specs.Serve) -> None:
+def _deploy(bound: serve.Application, options: config.Serve) -> None:
     """Start Serve and the replicas; return when all have loaded the model."""
     try:
         # The head node alone listens: one address, which is the one that is printed.
@@ -394,16 +200,13 @@ def _deploy(bound: serve.Application, options: specs.Serve) -> None:
         raise
 
 
-def _key_digest(options: specs.Serve) -> bytes | None:
+def _key_digest(options: config.Serve) -> bytes | None:
     if options.key_env is None:
         return None
     key = os.environ.get(options.key_env, "").strip()
     if not key:
         raise UserError(f"serve.key_env: the variable {options.key_env} is not set; put the key in")
     return digest(key)
-
-
-# --- before and after -------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -446,7 +249,7 @@ def _on_head(here: bool, function: Callable[..., Any], *arguments: Any) -> Any:
         raise error.cause from None  # without the task's stack trace, which is no user's business
 
 
-def _check_cluster(options: specs.Serve) -> None:
+def _check_cluster(options: config.Serve) -> None:
     """Leave other people's servers alone: two Serves can not share a cluster."""
     found = serve.status()
     if found.proxies or found.applications:
@@ -457,7 +260,7 @@ def _check_cluster(options: specs.Serve) -> None:
     _on_head(False, _check_address, options)
 
 
-def _check_address(options: specs.Serve) -> None:
+def _check_address(options: config.Serve) -> None:
     """Raise ``UserError`` unless this machine can listen where the spec says.
 
     Ray Serve itself would share a port with another server that shares it (SO_REUSEPORT), which
@@ -480,7 +283,7 @@ def _check_address(options: specs.Serve) -> None:
         raise UserError(fault) from None
 
 
-def _check_size(options: specs.Serve) -> None:
+def _check_size(options: config.Serve) -> None:
     """Raise ``UserError`` unless this machine holds all replicas; Ray would wait for ever."""
     there = ray.cluster_resources()
     needs = {"CPU": options.cpus, "GPU": accelerators.gpus(Workers(gpus=options.gpus))}
