@@ -41,7 +41,8 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	@set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark; done
+	@set -e; for benchmark in generation labeling scaling training; do \
+		$(BIN)/python benchmarks/$$benchmark.py; done
 
 reference: install
 	$(BIN)/raythief reference > jobs/REFERENCE.md
