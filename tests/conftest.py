@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 from rich.console import Console
 
 from raythief.artifacts import Artifact, Storage
@@ -168,10 +170,22 @@ def one_ray() -> Iterator[Callable[[], None]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """One run of everything: spec file, storage folder, and run record.
 
-    Of its trainings, the first row's and what comes after it have workers of their own.
+    Of its trainings, the first row's and what comes after it have workers of their own. Where tests
+    run in several processes, the first that wants it makes it for all.
     """
-    folder = tmp_path_factory.mktemp("whole")
-    storage = folder / "artifacts"
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "whole"
+    file, storage, made = folder / "spec.yaml", folder / "artifacts", folder / "record.json"
+    with FileLock(shared / "whole.lock"):
+        if not made.exists():
+            folder.mkdir(exist_ok=True)
+            made.write_text(json.dumps(_run_of_everything(folder, storage)))
+    return file, storage, json.loads(made.read_text())
+
+
+def _run_of_everything(folder: Path, storage: Path) -> dict[str, Any]:
     file = write_spec(
         folder,
         storage=str(storage),
@@ -187,4 +201,4 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
             "real only": {"real.fraction": 1.0, "real.placement": "only"},
         },
     )
-    return file, storage, run_spec(file)
+    return run_spec(file)

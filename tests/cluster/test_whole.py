@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from conftest import Whole, artifact, files_of, run_spec
+from conftest import Whole, artifact, files_of, prepared, run_spec
 from raythief import evaluation
 from raythief.config import LABELS
 
@@ -145,9 +145,9 @@ def test_after_goes_on_from_the_gibberish_stage(whole: Whole) -> None:
     assert results(whole, "extractor", row=3)["examples"] == 300
 
 
-def test_a_second_run_builds_nothing(whole: Whole) -> None:
+def test_a_second_run_builds_nothing(whole: Whole, tmp_path: Path) -> None:
     file, _, first = whole
-    again = run_spec(file)
+    again = run_spec(file, f"storage={prepared(whole, tmp_path)}")
     assert all(stage["reused"] for row in again["rows"] for stage in row["stages"].values())
     paths = [{role: s["path"] for role, s in row["stages"].items()} for row in first["rows"]]
     assert paths == [
