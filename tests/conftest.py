@@ -170,8 +170,8 @@ def one_ray() -> Iterator[Callable[[], None]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """One run of everything: spec file, storage folder, and run record.
 
-    Of its trainings, the first row's and what comes after it have workers of their own. Where tests
-    run in several processes, the first that wants it makes it for all.
+    The first row has workers, and so has the training that goes on from its; the others do without.
+    Where tests run in several processes, the first that wants it makes it for all.
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -186,6 +186,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def _run_of_everything(folder: Path, storage: Path) -> dict[str, Any]:
+    no_actors = {"resources.inference.workers": 0}
     file = write_spec(
         folder,
         storage=str(storage),
@@ -196,9 +197,10 @@ def _run_of_everything(folder: Path, storage: Path) -> dict[str, Any]:
                 "real.fraction": 0.1,
                 "real.placement": "after",
                 "resources.training.workers": 1,
+                **no_actors,
             },
-            "real during": {"real.fraction": 0.1, "real.placement": "during"},
-            "real only": {"real.fraction": 1.0, "real.placement": "only"},
+            "real during": {"real.fraction": 0.1, "real.placement": "during", **no_actors},
+            "real only": {"real.fraction": 1.0, "real.placement": "only", **no_actors},
         },
     )
     return run_spec(file)

@@ -27,7 +27,7 @@ from raythief import metrics
 from raythief.artifacts import Artifact, Storage
 from raythief.sharding import kept
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 MONITORING = Path(__file__).parents[2] / "cluster" / "monitoring"
 BUDGET, PRICE = 800, 0.25

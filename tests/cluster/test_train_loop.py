@@ -86,7 +86,7 @@ class Until(Watch):
         return look["step"] < self.step
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_training_that_is_not_wanted_any_more_can_go_on_later(folder: Path, workers: int) -> None:
     """From its last checkpoint, or the one before if that is damaged; it tells its looks again."""
     how: dict[str, Any] = {"selection": {"every": 10}, "steps": 40}

@@ -14,7 +14,7 @@ from conftest import Whole, prepared
 from ray_nodes import Nodes
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_node_is_killed_that_buys_and_then_one_that_trains(
     whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
