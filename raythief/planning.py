@@ -265,8 +265,9 @@ def _training(spec: Spec, model: Model, how: Training, parts: Sequence[tuple[int
     if how.steps:
         batches = how.batch_tokens / tokens if how.batch_tokens else how.batch_size / examples
         passes = how.steps * batches
+    times = f"{passes:.3g}" if passes < 1000 else f"{passes:,.0f}"  # not 1.18e+03
     return Work(
-        f"{examples:,} examples x {passes:.3g}",
+        f"{examples:,} examples x {times}",
         TRAINING * _per_token(model, spec) * tokens * passes,
     )
 

@@ -43,7 +43,7 @@ def fidelity(run: Run, series: Sequence[Series], chosen: str) -> Section | None:
     caption = (
         "By the number of queries, the fewer among the more, of one purchase: accuracy, and "
         "agreement with the victim. Bars are the reach of several seeds, or the 95 % interval of "
-        "one; dotted, a guess."
+        f"one; dotted, a guess. {_length(rows[-1][1])}"
     )
     header = [Cell("queries"), Cell("price"), *(Cell(name, "%") for name, _ in measured)]
     return Section(
@@ -74,6 +74,19 @@ def steps(series: Sequence[Series]) -> list[tuple[int, Series]]:
         alike = one.spec.model_copy(update={"extractor": extractor, "seed": 0})
         groups.setdefault(alike.model_dump_json(), {}).setdefault(count, one)
     return sorted(max(groups.values(), key=len, default={}).items())
+
+
+def _length(one: Series) -> str:
+    """How long the rows learn: whoever has few queries can go through them more often."""
+    assert one.spec is not None
+    training = one.spec.extractor.training
+    if training.steps is not None:
+        return f"Every row takes {training.steps:,} steps, the fewer its queries the more passes."
+    passes = "once" if training.epochs == 1 else f"{training.epochs:g} times"
+    return (
+        f"Every row goes through its queries {passes}, so that few queries are few steps: more "
+        "passes can carry off more with them (extractor.training.steps)."
+    )
 
 
 def _agreement(score: Score) -> float | None:

@@ -682,17 +682,27 @@ def test_what_weights_were_selected_on_and_how_fast_they_came_is_told(tmp_path: 
     assert "41.2" in text
 
 
-def test_what_so_many_queries_carry_off_is_drawn_and_priced(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("length", "told"),
+    [
+        ({"steps": None, "epochs": 2}, "through its queries 2 times, so that few queries are few"),
+        ({"steps": 1500}, "Every row takes 1,500 steps"),
+    ],
+)
+def test_what_so_many_queries_carry_off_is_drawn_and_priced(
+    length: dict[str, Any], told: str, tmp_path: Path
+) -> None:
     variants = {f"{count} queries": {"extractor.queries": count} for count in (1000, 5000)}
     variants["all"] = {}
-    storage = Storage(
-        tmp_path, miniature(variants, costs={"query_usd": 0.001}, queries={"count": 20000})
-    )
+    priced = {"costs": {"query_usd": 0.001}, "queries": {"count": 20000}}
+    extractor = {"model": "miniature:multilingual", "training": length}
+    storage = Storage(tmp_path, miniature(variants, **priced, extractor=extractor))
     for i, name in enumerate(variants):
         storage.done(name, 0, flat(0.5 + 0.1 * i, 0.4 + 0.1 * i), flat(0.9, 0.33))
     folder = storage.report()
     text = text_of(folder)
     assert "What so many queries carry off" in text
+    assert told in text
     assert "$5.00" in text
     assert (folder / "fidelity.svg").exists()
     rows = [one for one in sheet(folder, "fidelity.csv") if one["measure"] == "English"]
