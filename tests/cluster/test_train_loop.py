@@ -153,6 +153,7 @@ def test_every_step_is_told(plain: tuple[Path, dict[str, Any]]) -> None:
     assert b"train/loss" in events.read_bytes()
 
 
+@pytest.mark.slow
 def test_shards_on_two_workers_with_activations_computed_twice_learn_the_same(
     folder: Path, plain: tuple[Path, dict[str, Any]]
 ) -> None:
