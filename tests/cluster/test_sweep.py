@@ -103,7 +103,7 @@ def test_trials_share_their_labels_and_end_in_a_best_spec(spec: Path, tmp_path: 
     assert objectives(again) == objectives(record)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_trial_at_a_time_finds_the_same_best_as_two(spec: Path, tmp_path: Path) -> None:
     """And their longer trainings go on from the shorter ones."""
     shutil.copytree(tmp_path / "artifacts", tmp_path / "other")

@@ -235,7 +235,7 @@ def test_two_runs_at_once_buy_everything_once(fresh: Path, tmp_path: Path) -> No
         assert check_labels(fresh)["spent"] == bought(server) == 600
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_ray")
 def test_the_same_labels_on_any_number_of_actors(fresh: Path, tmp_path: Path) -> None:
     found = []
