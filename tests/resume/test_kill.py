@@ -75,7 +75,7 @@ def test_labelling_loses_and_doubles_nothing(whole: Whole, tmp_path: Path, signa
     assert files_of(storage, ["labels"]) == files_of(reference, ["labels"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_training_ends_with_the_same_weights(whole: Whole, tmp_path: Path) -> None:
     """Bit for bit, on a CPU with the same number of workers, from the checkpoint before the last:
     the last one is damaged.
