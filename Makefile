@@ -41,6 +41,7 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@set -e; for benchmark in generation labeling scaling training; do \
 		$(BIN)/python benchmarks/$$benchmark.py; done
 

@@ -7,6 +7,7 @@ processes. See training.py.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from labeling import until
 from numpy.typing import NDArray
@@ -36,13 +36,18 @@ Counts = list[tuple[int, int]]
 """Tokens of each step, without padding and with it."""
 
 
+@functools.cache
 def watch(notes: str) -> None:
-    """Note from now on, in this process, when the first step begins and when each step ends."""
-    file = (Path(notes) / str(os.getpid())).open("a", buffering=1)
+    """Note from now on, in this process, when the first step begins and when each step ends.
+
+    The file is there with the first step, so that processes which only encode leave none.
+    """
+    file = Path(notes) / str(os.getpid())
 
     def note(*_: Any) -> None:
         memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        file.write(json.dumps([time.monotonic(), memory]) + "\n")
+        with file.open("a") as lines:
+            lines.write(json.dumps([time.monotonic(), memory]) + "\n")
 
     def begin(*_: Any) -> None:
         note()
@@ -60,9 +65,7 @@ class Watched(models.Source):
 
     def local(self) -> Path:
         """Folder of the model."""
-        worker = ray.get_runtime_context().get_actor_id() is not None  # else a task that encodes
-        if worker and not (Path(self.notes) / str(os.getpid())).exists():
-            watch(self.notes)
+        watch(self.notes)
         return super().local()
 
 
