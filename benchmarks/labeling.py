@@ -69,6 +69,7 @@ from raythief import (
     sharding,
     speed,
 )
+from raythief.answers import Answers
 from raythief.artifacts import WORK, Artifact, Storage
 from raythief.config import LABELS, Costs, Inference, Resources, Workers
 from raythief.progress import silent
@@ -178,6 +179,11 @@ def first_query(target: Artifact) -> Iterator[Callable[[], float]]:
     thread.join()
 
 
+def asked_for(count: int, kind: str = "model") -> Answers:
+    """What is asked of the victim."""
+    return Answers({kind: "benchmark"}, {}, {"rows": count}, count, "labels")
+
+
 def artifacts(storage: Storage, rows: pa.Table) -> tuple[Artifact, Artifact]:
     """Where labels will be, and the queries, in files as the pipeline has them."""
     target, made = (
@@ -203,8 +209,8 @@ def label(
     meter = metering.start(storage, Costs())
     workers = Resources(inference=Workers(workers=1, cpus=cpus))
     found = labeling.build(
-        target, made, count, models.Source(path=str(folder)), None, how, workers, silent,
-        words=words, worker=worker,
+        target, asked_for(count), labeling.Texts(made, "", gibberish=True),
+        models.Source(path=str(folder)), None, how, workers, silent, words=words, worker=worker,
     )  # fmt: skip
     del meter
     return found
@@ -229,7 +235,9 @@ def compare(
     bare(model, tokenizer, rows.slice(0, 16), how)  # warm
     ask = pipeline("text-classification", model=model, tokenizer=tokenizer)
     target, made = artifacts(storage, rows)
-    waiting = Path(target.absolute) / WORK / "waiting"
+    one = asked_for(rows.num_rows)
+    kept, gates = one.at(storage), one.of_model(storage)
+    waiting = Path(gates.absolute) / WORK / "waiting"
     seconds: Counter[str] = Counter()
     same = 0
 
@@ -239,11 +247,11 @@ def compare(
         taken, expected = bare(model, tokenizer, part, how)
         seconds["bare"] += taken
         started = time.perf_counter()
-        target.write(f"{WORK}/open/{shard.start}", b"")
-        file = Path(target.absolute) / shard.name
+        gates.write(f"{WORK}/open/{shard.start}", b"")
+        file = Path(kept.absolute) / shard.name
         until(file.exists, labelled)
         seconds["ours"] += time.perf_counter() - started
-        found = [expected, target.read_table(shard.name, ["label"])["label"].to_pylist()]
+        found = [expected, kept.read_table(shard.name, ["label"])["label"].to_pylist()]
         for size in asked.batch_sizes:
             taken, theirs = piped(ask, part, size, how)
             seconds[str(size)] += taken
@@ -310,7 +318,7 @@ def paper(
     top = speed.matrix_flops(device, models.dtype(how.precision, device))
     target, made = artifacts(storage, generated(source, PAPER))
     started = time.perf_counter()
-    with clusters.connect(None), first_query(target) as began:
+    with clusters.connect(None), first_query(asked_for(PAPER).at(storage)) as began:
         results = label(
             storage, target, made, PAPER, words, folder, how, asked.threads, labeling.Labeling
         )

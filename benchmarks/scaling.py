@@ -37,7 +37,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from generation import synthetic
-from labeling import first_query, save_model
+from labeling import asked_for, first_query, save_model
 
 from raythief import clusters, config, labeling, metering, models, queries, sharding
 from raythief.api import Remote
@@ -74,8 +74,8 @@ class Accelerated(Together):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        assert self.ask.model is not None
-        model = self.ask.model.model
+        classifier = self.classifier("en")
+        model = classifier.model
 
         def slowly(input_ids: torch.Tensor, **rest: torch.Tensor) -> Any:
             ready = time.monotonic() + input_ids.numel() / TOKENS_PER_SECOND
@@ -83,7 +83,7 @@ class Accelerated(Together):
             time.sleep(max(0.0, ready - time.monotonic()))
             return answer
 
-        self.ask.model.model = slowly
+        classifier.model = slowly
 
 
 def label(
@@ -97,9 +97,10 @@ def label(
         started = time.perf_counter()
         meter = metering.start(storage, Costs())
         gathered = type(worker.__name__, (worker,), {"actors": actors.workers})
-        with first_query(target) as began:
+        one = asked_for(rows.num_rows, "api" if isinstance(victim, Remote) else "model")
+        with first_query(one.at(storage)) as began:
             labeling.build(
-                target, made, rows.num_rows, victim, None, how,
+                target, one, labeling.Texts(made, "", gibberish=True), victim, None, how,
                 Resources(inference=actors), silent, worker=gathered,
             )  # fmt: skip
             ended = time.perf_counter()

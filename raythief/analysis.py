@@ -28,7 +28,7 @@ from raythief.artifacts import WORK, Artifact
 from raythief.config import Inference, Resources
 from raythief.errors import UserError
 from raythief.progress import Tell
-from raythief.victims import Forward
+from raythief.victims import Forward, number_format
 from raythief.wordtable import Texts
 
 Distance = Literal["inner_product", "cosine"]
@@ -157,6 +157,10 @@ def embed(
         resources: Actors.
         tell: Told the rows that are done.
     """
+    chosen = number_format(inference, resources)
+    # Or vectors of two formats would be mixed, where a run goes on on another device.
+    chosen = target.once(f"{WORK}/precision", chosen.encode()).decode()
+    inference = inference.model_copy(update={"precision": chosen})
     for shard in sharding.cut(pairs.num_rows, inference.rows_per_shard, _PAIRS):
         target.write_table(shard.name, pairs.slice(shard.start, shard.stop - shard.start))
     parts = sharding.run(

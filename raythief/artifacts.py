@@ -14,6 +14,7 @@ store must show all readers at once what is written, as S3 and its like promise.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -43,6 +44,18 @@ WORK = "_work"
 
 _READS = 5
 """How often a file is read that others change meanwhile."""
+
+
+class DamagedError(UserError):
+    """A finished artifact is not as it was written."""
+
+    def __init__(self, message: str, how: str) -> None:
+        super().__init__(message)
+        self.how = how
+        """Which file, and what is wrong with it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DamagedError, (str(self), self.how)
 
 
 @dataclass(frozen=True)
@@ -177,6 +190,13 @@ class Artifact:
         """Write one file, whole or not at all."""
         self.storage.write_bytes(f"{self.path}/{name}", data)
 
+    def once(self, name: str, data: bytes) -> bytes:
+        """Write a file unless it is there; returns what is in it. For who builds the artifact."""
+        there = self.storage.read_bytes(f"{self.path}/{name}")
+        if there is None:
+            self.write(name, data)
+        return data if there is None else there
+
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a table as parquet, whole or not at all; equal tables give equal bytes."""
         sink = pa.BufferOutputStream()
@@ -258,17 +278,68 @@ class Artifact:
         if manifest is None:
             raise UserError(f"{self.absolute}: is not finished; run the spec that makes it")
         for entry in manifest["files"]:
-            path = f"{self.absolute}/{entry['path']}"
-            info = self.storage.fs.get_file_info(path)
-            if info.type != pa.fs.FileType.File:
-                raise self._damaged(entry["path"], "is missing")
-            if info.size != entry["bytes"]:
-                raise self._damaged(
-                    entry["path"], f"has {info.size} bytes instead of {entry['bytes']}"
-                )
-            if _sha256(self.storage.uri, path, info.mtime_ns) != entry["sha256"]:
-                raise self._damaged(entry["path"], "was altered")
+            fault = self.fault_of(entry)
+            if fault is not None:
+                raise self._damaged(entry["path"], fault)
         return manifest
+
+    def damage(self) -> dict[str, str]:
+        """Files of a finished artifact that are not as they were written, and what is wrong."""
+        manifest = self.manifest_as_it_is()
+        if manifest is None:
+            return {}
+        faults = {entry["path"]: self.fault_of(entry) for entry in manifest["files"]}
+        return {name: fault for name, fault in faults.items() if fault is not None}
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.storage.fs.delete_file(f"{self.absolute}/{name}")
+
+    def fault_of(self, entry: Mapping[str, Any]) -> str | None:
+        """What is wrong with a file that the manifest lists; None if it is as it was written."""
+        path = f"{self.absolute}/{entry['path']}"
+        info = self.storage.fs.get_file_info(path)
+        if info.type != pa.fs.FileType.File:
+            return "is missing"
+        if info.size != entry["bytes"]:
+            return f"has {info.size} bytes instead of {entry['bytes']}"
+        if _sha256(self.storage.uri, path, info.mtime_ns) != entry["sha256"]:
+            return "was altered"
+        return None
+
+    def fault(self) -> str | None:
+        """What is wrong with a finished artifact at a glance, which looks at no file's content;
+        None if nothing is, or if it is unfinished.
+        """
+        try:
+            manifest = self.manifest()
+        except DamagedError as error:
+            return error.how
+        if manifest is None:
+            return None
+        selector = pa.fs.FileSelector(self.absolute, recursive=True)
+        sizes = {
+            info.path.removeprefix(self.absolute).lstrip("/"): info.size
+            for info in self.storage.fs.get_file_info(selector)
+            if info.type == pa.fs.FileType.File
+        }
+        for entry in manifest["files"]:
+            size = sizes.get(entry["path"])
+            if size is None:
+                return f"{entry['path']} is missing"
+            if size != entry["bytes"]:
+                return f"{entry['path']} has {size} bytes instead of {entry['bytes']}"
+        return None
+
+    def manifest_as_it_is(self) -> dict[str, Any] | None:
+        """The manifest, whether or not the done marker vouches for it; None where there is none."""
+        text = self.storage.read_bytes(f"{self.path}/{MANIFEST}")
+        try:
+            found = json.loads(text) if text is not None else None
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Clear away the work folder, then write the manifest and, last, the done marker."""
@@ -295,9 +366,10 @@ class Artifact:
         self.write(MANIFEST, text)
         self.write(DONE, hashlib.sha256(text).hexdigest().encode())
 
-    def _damaged(self, name: str, how: str) -> UserError:
-        return UserError(
-            f"{self.absolute}: damaged: {name} {how}; delete this folder to build it anew"
+    def _damaged(self, name: str, how: str) -> DamagedError:
+        return DamagedError(
+            f"{self.absolute}: damaged: {name} {how}; run the spec that makes it to mend it",
+            f"{name} {how}",
         )
 
 

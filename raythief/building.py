@@ -8,16 +8,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import ray
 from rich.markup import escape
 
-from raythief import metering, metrics
-from raythief.artifacts import Artifact, Storage
+from raythief import metering, metrics, takeover
+from raythief.artifacts import Artifact, DamagedError, Storage
 from raythief.config import Costs
 from raythief.errors import find_user_error
 from raythief.progress import Display
 from raythief.stages import Stage
+
+_READERS = 16
+"""Artifacts that are looked at at once."""
+_ABSENT = "is not there"
 
 
 @dataclass
@@ -27,15 +32,90 @@ class Outcome:
     artifact: Artifact | None = None
     built: bool = False
     """Whether this run built it; else it was there."""
+    lacks: str = ""
+    """What is wrong with an artifact that nobody needs any more; it was not built."""
     error: str | None = None
     """Why it failed, or which input of it failed."""
     fault: BaseException | None = field(default=None, repr=False)
     """The exception, unless it is the user's own mistake."""
 
 
-def bought(stages: Iterable[Stage]) -> list[str]:
-    """Paths of the artifacts among these that are bought from a victim."""
-    return [f"{stage.name}/{stage.fingerprint}" for stage in stages if stage.queries]
+State = Literal["there", "missing", "damaged", "not needed"]
+"""Of a stage's artifact: finished and whole, to be made, to be mended; or absent or damaged while
+all that was made from it is whole, so that nobody reads it."""
+
+
+def look(
+    stages: Iterable[Stage], storage: Storage, *, closely: bool = False
+) -> dict[str, tuple[State, str]]:
+    """What is there of stages and of all that they are made from, and what has to be built.
+
+    It is found from the leaves backwards: what only whole artifacts were made from may be archived.
+
+    Args:
+        stages: Stages whose artifacts are wanted.
+        storage: Where artifacts lie.
+        closely: Compare the content of all files with what was written, not only their sizes.
+
+    Returns:
+        State, and what is wrong, by fingerprint; stages come after those that read them.
+    """
+    every = {stage.fingerprint: stage for top in stages for stage in top.ancestors()}
+    with ThreadPoolExecutor(_READERS) as pool:
+        faults = dict(
+            zip(every, pool.map(lambda one: _fault(one, storage, closely), every.values()),
+                strict=True)
+        )  # fmt: skip
+    before = {
+        key: [inner.fingerprint for inner in (*stage.inputs.values(), *stage.waits_for)]
+        for key, stage in every.items()
+    }
+    read = {key for inner in before.values() for key in inner}
+    needed = set(every) - read
+    found: dict[str, tuple[State, str]] = {}
+    for key in reversed(list(graphlib.TopologicalSorter(before).static_order())):
+        fault = faults[key]
+        if fault is None:
+            found[key] = "there", ""
+        elif key not in needed:
+            found[key] = "not needed", fault
+        else:
+            found[key] = ("missing" if fault == _ABSENT else "damaged"), fault
+            needed.update(before[key])
+    return found
+
+
+def _fault(stage: Stage, storage: Storage, closely: bool) -> str | None:
+    """What is wrong with a stage's artifact; None if it is finished and whole."""
+    artifact = storage.artifact(stage.name, stage.fingerprint)
+    try:
+        if artifact.manifest() is None:
+            return _ABSENT
+        if closely:
+            artifact.verify()
+            return None
+    except DamagedError as error:
+        return error.how
+    return artifact.fault()
+
+
+def to_be_built(stages: Iterable[Stage], storage: Storage) -> list[Stage]:
+    """The stages, of these and of all that they are made from, that a run would build."""
+    every = {stage.fingerprint: stage for top in stages for stage in top.ancestors()}
+    states = look(every.values(), storage)
+    return [stage for key, stage in every.items() if states[key][0] in ("missing", "damaged")]
+
+
+def meter(stages: Iterable[Stage], storage: Storage, costs: Costs) -> Any:
+    """The run's meter, which counts what stages buy; held by who needs it, None if nobody does."""
+    asked = [one for stage in stages for one in stage.buys]
+    if not asked or not ray.is_initialized():
+        return None
+    victims = sorted({one.of_model(storage).path for one in asked})
+    before = 0
+    if costs.budget is not None:
+        before = takeover.unlisted(storage, [one.key for one in asked])
+    return metering.start(storage, costs, victims, before)
 
 
 def build(
@@ -69,10 +149,8 @@ def build(
     # those that consist of labels.
     sets = [key for key, stage in every.items() if stage.name == "examples" and not stage.inputs]
     after |= {key: after[key] + sets for key, stage in every.items() if stage.name == "labels"}
-    paths = bought(every.values())
-    meter = None  # an actor ends with its last handle, so this one is held to the end
-    if paths and ray.is_initialized():
-        meter = metering.start(storage, costs or Costs(), paths)
+    states = look(every.values(), storage, closely=True)
+    held = meter(every.values(), storage, costs or Costs())  # it ends with its last handle
     order = graphlib.TopologicalSorter(after)
     order.prepare()
     outcomes: dict[str, Outcome] = {}
@@ -90,6 +168,11 @@ def build(
         for error in (outcomes[before].error for before in after[key]):
             if error:
                 return Outcome(error=error)
+        state, fault = states[key]
+        if state == "not needed":
+            title = escape(titles.get(key, stage.name))
+            display.line(f"[dim]-  not needed {title:<28} {fault}; all made from it is whole[/]")
+            return Outcome(lacks=fault)
         count(stage.name, 1)
         outcome = make(stage, escape(titles.get(key, stage.name)))
         count(stage.name, -1)
@@ -125,5 +208,5 @@ def build(
                 order.done(key)
     finally:  # Ctrl-C does not wait for what is under way
         pool.shutdown(wait=False, cancel_futures=True)
-        del meter
+        del held
     return outcomes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,68 +14,25 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raythief import labeling, models, sharding
+from raythief.answers import Answers
 from raythief.api import Remote
 from raythief.artifacts import Artifact
 from raythief.config import LABELS, Inference, Label, Language, Resources
+from raythief.errors import UserError
 from raythief.progress import Tell
-from raythief.victims import Classifier
 
 Z_95 = 1.959963984540054
 """Quantile of the normal distribution for a two-sided 95 % interval."""
 
 
-class Evaluation(sharding.ShardWorker):
+class Evaluation(labeling.Labeling):
     """An actor with the model under test in it."""
-
-    def __init__(
-        self,
-        target: Artifact,
-        sets: Mapping[str, Artifact],
-        source: models.Source | Remote,
-        inference: Inference,
-        cpus: float,
-        labels: tuple[Label, ...] | None,
-        may_reject: int,
-    ) -> None:
-        super().__init__(target)
-        self.sets = sets
-        self.source, self.how = source, (inference, cpus, labels)
-        self.model: Classifier | None = None
-        self.loaded: models.Source | None = None
-        self.ask = None
-        if isinstance(source, Remote):  # each answer is bought, and accounted for
-            self.ask = labeling.Asker(target, source, inference, cpus, labels, None, may_reject)
-            self.stop = self.ask.stop
-
-    def work(self, shard: sharding.Shard) -> tuple[pa.Table, Mapping[str, Any]]:
-        """Predict: ``id``, ``label`` (gold), ``predicted`` (null where an API rejected it)."""
-        name, _, language = shard.folder.partition("/")
-        table = self.sets[name].read_table(f"{language}.parquet")
-        rows = table.slice(shard.start, shard.stop - shard.start)
-        statistics: Mapping[str, Any]
-        predicted: Sequence[Label | None]
-        if self.ask is not None:
-            predicted, _, statistics = self.ask(shard, rows)
-        else:
-            predicted, statistics = self._model(language)(rows["premise"], rows["hypothesis"])
-        column = pa.array(predicted, pa.string())
-        answer = rows.select(["id", "label"]).append_column("predicted", column)
-        return answer.replace_schema_metadata(None), statistics
-
-    def _model(self, language: str) -> Classifier:
-        """The model of a language. One is held at a time: shards come language by language."""
-        assert isinstance(self.source, models.Source)
-        source = self.source.of(language)
-        if self.model is None or source != self.loaded:
-            self.model = None  # make room first
-            self.model = Classifier(source, *self.how)
-            self.loaded = source
-        return self.model
 
 
 def build(
     target: Artifact,
     sets: Mapping[str, tuple[Artifact, tuple[Language, ...]]],
+    wanted: Mapping[str, Answers],
     source: models.Source | Remote,
     labels: tuple[Label, ...] | None,
     reference: Artifact | None,
@@ -87,40 +45,39 @@ def build(
     Args:
         target: Artifact that receives the predictions, ``SET/LANGUAGE/*.parquet``.
         sets: Examples and languages by the set's name.
+        wanted: What is asked of the model by ``SET/LANGUAGE``; the number of texts may be unknown.
         source: The model.
         labels: Names of its outputs where its config does not tell.
         reference: The victim's evaluation, for the agreement on the sets that it holds.
         inference: Batching and number format.
         resources: Actors.
         tell: Told the rows that are done.
+
+    Raises:
+        UserError: the victim rejected all items of a language.
     """
-    shards = [
-        shard
+    gold = {
+        f"{name}/{language}": examples.read_table(f"{language}.parquet", ["id", "label"])
         for name, (examples, languages) in sets.items()
         for language in languages
-        for shard in sharding.cut(
-            examples.read_table(f"{language}.parquet", ["id"]).num_rows,
-            inference.rows_per_shard,
-            f"{name}/{language}",
-        )
-    ]
-    count = sum(shard.stop - shard.start for shard in shards)
-    arguments = {
-        "sets": {name: examples for name, (examples, _) in sets.items()},
-        "source": source,
-        "inference": inference,
-        "cpus": resources.inference.cpus,
-        "labels": labels,
-        "may_reject": labeling.may_reject(source, count),
     }
-    how = (target, shards, resources.inference, resources.restarts)
-    bill = {}
-    if isinstance(source, Remote):
-        with labeling.account(target, count, tell):
-            parts = sharding.run(Evaluation, arguments, *how, remote=True)
-        bill = labeling.results(target, parts, count)
-    else:
-        parts = sharding.run(Evaluation, arguments, *how, tell)
+    asked = [
+        (
+            dataclasses.replace(wanted[place], count=table.num_rows),
+            labeling.Texts(sets[place.partition("/")[0]][0], _file(place), _language(place)),
+        )
+        for place, table in gold.items()
+    ]
+    remote = isinstance(source, Remote)
+    given = labeling.ask(
+        target.storage, asked, source, labels, inference, resources, tell,
+        buys=remote, worker=Evaluation,
+    )  # fmt: skip
+    for (place, table), one in zip(gold.items(), given, strict=True):
+        predicted = table.append_column("predicted", one.table["label"])
+        for shard in sharding.cut(table.num_rows, inference.rows_per_shard, place):
+            rows = predicted.slice(shard.start, shard.stop - shard.start)
+            target.write_table(shard.name, rows.replace_schema_metadata(None))
     manifest = reference.manifest() if reference is not None else None
     judged = manifest["results"]["sets"] if manifest else {}
     found: dict[str, dict[str, Any]] = {}
@@ -131,11 +88,33 @@ def build(
         if reference is not None and name in judged and "en" in languages:
             judge = reference.read_table(f"{name}/en")
         found[name] = {
-            language: measure(target.read_table(f"{name}/{language}"), judge)
-            for language in languages
+            language: _measured(target, f"{name}/{language}", judge) for language in languages
         }
-    workers = max(1, resources.inference.workers)
-    return {"sets": found, "device": parts[0]["device"], "workers": workers, **bill}
+    computed = labeling.computed([part for one in given for part in one.statistics])
+    kept = {"device": computed["device"], "precision": computed.get("precision")}
+    if remote:
+        labeling.write_rejected(target, given)
+        kept |= {"answers": [one.path for one, _ in asked], **labeling.tally(given)}
+    return {"sets": found, "workers": max(1, resources.inference.workers), **kept}
+
+
+def _file(place: str) -> str:
+    return f"{place.partition('/')[2]}.parquet"
+
+
+def _language(place: str) -> str:
+    return place.partition("/")[2]
+
+
+def _measured(target: Artifact, place: str, reference: pa.Table | None) -> dict[str, Any]:
+    predictions = target.read_table(place)
+    if predictions["predicted"].null_count == predictions.num_rows:
+        raise UserError(
+            f"evaluation.sets.{place.partition('/')[0]}: the victim rejected all of its "
+            f"{predictions.num_rows:,} items in `{_language(place)}`, so there is nothing to "
+            "measure; leave the set out, or see why in the file rejected.parquet of its answers"
+        )
+    return measure(predictions, reference)
 
 
 def measure(predictions: pa.Table, reference: pa.Table | None = None) -> dict[str, Any]:

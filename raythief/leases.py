@@ -69,11 +69,13 @@ def lease(artifact: Artifact) -> Iterator[None]:
         yield
 
 
-def under_way(artifact: Artifact) -> bool:
+def under_way(artifact: Artifact, *, but_this_process: bool = False) -> bool:
     """Whether a run that builds an artifact is alive, as far as can be told from here: its
     process, on this machine; a claim that it renewed of late, on others.
     """
     for name, holder in _claims(artifact).items():
+        if but_this_process and (holder["pid"], holder["boot"]) == (os.getpid(), _boot()):
+            continue
         if holder["host"] == socket.gethostname():
             if not _gone(holder):
                 return True

@@ -2,6 +2,9 @@
 
     meter -> take 256 -> send 16 requests of 16 rows -> keep the answers -> give back what is unused
 
+What is bought from one victim lies below one folder (``raythief.answers``), and a budget counts all
+that was ever taken for it there, by whatever spec.
+
 Every query is taken from the budget, on storage, *before* it is sent. So whatever is killed, and
 whenever, the count can only be too high: what was taken and whose answer was never kept is *lost*,
 and counts as spent. One meter serves a whole run, so budget and limits hold over all its actors.
@@ -27,12 +30,12 @@ import pyarrow.fs
 import ray
 
 from raythief import metrics, progress
-from raythief.artifacts import WORK, Artifact, Storage
+from raythief.artifacts import Artifact, Storage
 from raythief.config import Costs
 from raythief.errors import UserError
 
-LEDGER = f"{WORK}/ledger"
-"""How files of an unfinished artifact begin that keep what was taken for it from the budget."""
+LEDGER = "ledger"
+"""How files beside answers begin that keep what was taken for them from the budget."""
 _NAME = "raythief-meter"
 
 
@@ -90,25 +93,37 @@ def started(artifact: Artifact) -> float:
 
 
 def spent(storage: Storage, path: str) -> int:
-    """Queries spent so far on an artifact, finished or not."""
-    final = _final(storage, path)
-    return _spent(_read(storage, path).values()) if final is None else final
+    """Queries spent so far on some answers."""
+    return _spent(_read(storage, path).values())
 
 
-def check(storage: Storage, budget: int | None, needed: Mapping[str, int]) -> None:
+def bought(storage: Storage, victims: Iterable[str]) -> list[str]:
+    """Folders of all that was bought from some victims, each named by its own folder."""
+    found = []
+    for victim in sorted(set(victims)):
+        selector = pyarrow.fs.FileSelector(f"{storage.root}/{victim}", allow_not_found=True)
+        for info in storage.fs.get_file_info(selector):
+            if info.type == pyarrow.fs.FileType.Directory:
+                found.append(f"{victim}/{info.base_name}")
+    return sorted(found)
+
+
+def check(storage: Storage, budget: int | None, needed: Mapping[str, int], before: int = 0) -> None:
     """Refuse a purchase that the budget can not hold, before its first query.
 
     Args:
-        storage: Where the artifacts lie.
+        storage: Where the answers lie.
         budget: Queries that may be spent; None sets no limit.
-        needed: Queries that each artifact, by path, has yet to buy.
+        needed: Queries that have yet to be bought, by the path of the answers.
+        before: Queries spent on the same victims that no ledger tells of.
 
     Raises:
         UserError: what is spent and what is needed exceed the budget.
     """
     if budget is None:
         return
-    before = sum(spent(storage, path) for path in needed)
+    victims = [path.rpartition("/")[0] for path in needed]
+    before += sum(spent(storage, path) for path in bought(storage, victims))
     missing = sum(needed.values())
     if missing and before + missing > budget:
         already = f" and {before:,} are spent already" if before else ""
@@ -121,33 +136,42 @@ def check(storage: Storage, budget: int | None, needed: Mapping[str, int]) -> No
 class Meter:
     """The actor that counts for a run: what may be spent, how fast, and how far it is."""
 
-    def __init__(self, storage: Storage, costs: Costs, paths: Iterable[str]) -> None:
+    def __init__(
+        self, storage: Storage, costs: Costs, victims: Iterable[str] = (), before: int = 0
+    ) -> None:
+        """Count for a run.
+
+        Args:
+            storage: Where the answers lie.
+            costs: The budget, and the price of a query.
+            victims: Folders of the victims whose answers count against the budget.
+            before: Queries spent on them that no ledger tells of.
+        """
         self.storage, self.budget, self.query_usd = storage, costs.budget, costs.query_usd
-        self.paths = set(paths)
-        """Artifacts whose queries count against the budget."""
+        self.victims, self.unlisted = set(victims), before
         self.name = f"{LEDGER}-{uuid.uuid4().hex}.json"
         self.ledgers: dict[str, dict[str, Any]] = {}
-        """Its own, of each artifact that it buys."""
+        """Its own, of each purchase."""
         self.known: dict[str, set[str]] = {}
         """Names of all ledgers of each, as it found them before it began its own."""
-        self.before = {path: spent(storage, path) for path in self.paths}
-        """What others spent on them."""
-        self.final: dict[str, int] = {}
-        """What was spent on those that others have finished, so that manifests are read once."""
+        self.before: dict[str, int] = {}
+        """What others spent on each, before this run began or beside it."""
         self.done: dict[str, list[int]] = {}
         self.free_at: dict[str, float] = {}
         self.faults: dict[str, str] = {}
         self.complaints: dict[str, str] = {}
         if self.budget is not None:
             metrics.BUDGET_QUERIES.set(self.budget)
+        self._look_around()
         self._tell_spent()
 
     def open(self, path: str, queries: int, kept: int, rejected: int) -> None:
-        """Begin, or go on with, the purchase of an artifact of so many queries."""
-        self.paths.add(path)
+        """Begin, or go on with, a purchase of so many queries."""
+        self.victims.add(path.rpartition("/")[0])
         self.done[path] = [kept, rejected]
         self.faults.pop(path, None)
         self._begin(path, queries=queries, started=time.time())
+        self._look_around()
         self._tell_spent()
         self._tell_missing()
 
@@ -166,7 +190,8 @@ class Meter:
         ledger = self._ledger(path)
         grant = most
         if self.budget is not None:
-            grant = min(most, self.budget - sum(self._spent(other) for other in self.paths))
+            self._look_around()
+            grant = min(most, self.budget - self._total())
         if grant < least:
             return 0
         self._write(path, {**ledger, "taken": ledger["taken"] + grant})
@@ -225,18 +250,22 @@ class Meter:
         others = _read(self.storage, path).items()
         self.before[path] = _spent(ledger for name, ledger in others if name != self.name)
 
+    def _look_around(self) -> None:
+        """Read what was spent on the victims beside the purchases of this run."""
+        for path in bought(self.storage, self.victims):
+            if path not in self.ledgers:
+                self.before[path] = spent(self.storage, path)
+
     def _spent(self, path: str) -> int:
-        if path in self.ledgers:
-            return self.before[path] + _spent([self.ledgers[path]])
-        if path not in self.final:
-            final = _final(self.storage, path)
-            if final is None:  # another run may buy it even now
-                return _spent(_read(self.storage, path).values())
-            self.final[path] = final
-        return self.final[path]
+        return self.before.get(path, 0) + _spent(
+            [self.ledgers[path]] if path in self.ledgers else []
+        )
+
+    def _total(self) -> int:
+        return self.unlisted + sum(self.before.values()) + _spent(self.ledgers.values())
 
     def _tell_spent(self) -> None:
-        total = sum(self.before.values()) + _spent(self.ledgers.values())
+        total = self._total()
         metrics.SPENT_QUERIES.set(total)
         metrics.SPENT_DOLLARS.set(total * self.query_usd)
 
@@ -250,11 +279,11 @@ class Meter:
         self.ledgers[path] = ledger
 
 
-def start(storage: Storage, costs: Costs, paths: Iterable[str] = ()) -> Any:
+def start(storage: Storage, costs: Costs, victims: Iterable[str] = (), before: int = 0) -> Any:
     """The run's meter; started here, next to the driver, unless there is one already."""
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Meter)
     options = {"name": _NAME, "get_if_exists": True, "scheduling_strategy": progress.here()}
-    return actor.options(**options).remote(storage, costs, list(paths))
+    return actor.options(**options).remote(storage, costs, sorted(set(victims)), before)
 
 
 def find() -> Any:
@@ -354,22 +383,15 @@ class Purse:
                 self.balance = 0
 
 
-def _final(storage: Storage, path: str) -> int | None:
-    """Queries spent on a finished artifact, None of an unfinished one."""
-    stage, _, fingerprint = path.partition("/")
-    manifest = storage.artifact(stage, fingerprint).manifest()
-    return None if manifest is None else int(manifest["results"].get("spent", 0))
-
-
 def _names(storage: Storage, path: str) -> list[str]:
-    """All ledgers of an artifact."""
-    selector = pyarrow.fs.FileSelector(f"{storage.root}/{path}/{WORK}", allow_not_found=True)
-    names = [f"{WORK}/{info.base_name}" for info in storage.fs.get_file_info(selector)]
+    """All ledgers in a folder."""
+    selector = pyarrow.fs.FileSelector(f"{storage.root}/{path}", allow_not_found=True)
+    names = [info.base_name for info in storage.fs.get_file_info(selector)]
     return [name for name in names if name.startswith(LEDGER) and name.endswith(".json")]
 
 
 def _read(storage: Storage, path: str) -> dict[str, dict[str, Any]]:
-    """All ledgers of an artifact by their names; none of one that is finished."""
+    """All ledgers of some answers by their names."""
     texts = {name: storage.read_bytes(f"{path}/{name}") for name in _names(storage, path)}
     return {name: json.loads(text) for name, text in texts.items() if text is not None}
 

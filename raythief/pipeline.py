@@ -21,6 +21,7 @@ import pyarrow as pa
 from raythief import (
     alignment,
     analysis,
+    answers,
     cards,
     corpora,
     evaluation,
@@ -35,6 +36,7 @@ from raythief import (
     translations,
     wordvectors,
 )
+from raythief.answers import Answers
 from raythief.api import Remote
 from raythief.artifacts import Artifact, hash_files
 from raythief.config import (
@@ -47,16 +49,21 @@ from raythief.config import (
     Language,
     Model,
     Pairs,
-    Section,
     Spec,
     Training,
     Victim,
+    identity,
 )
 from raythief.errors import UserError
 from raythief.progress import Tell
 from raythief.stages import Stage
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+_DEFAULT_INFERENCE = {
+    "rows_per_shard": 2048, "max_tokens": 256, "precision": "auto", "attention": "auto",
+    "compile": False,
+}  # fmt: skip
 
 SourceOf = Callable[[Mapping[str, Artifact]], models.Source | Remote]
 
@@ -87,7 +94,7 @@ class _Chain:
         self.spec = spec
         self.encoders = Stage(
             "encoders",
-            {"miniature": _plain(spec.miniature), "seed": spec.seed},
+            {"miniature": identity(spec.miniature), "seed": spec.seed},
             lambda target, _, tell: preparation.pretrain(target, spec, tell),
         )
         self.sets: dict[str, tuple[Stage, tuple[Language, ...]]] = {
@@ -177,7 +184,7 @@ class _Chain:
 
     def _corpus(self, corpus: Corpus) -> Stage:
         spec = self.spec
-        config: dict[str, Any] = _plain(corpus)
+        config: dict[str, Any] = identity(corpus)
         if corpus.source == "hub":
             config["revision"] = hub.revision(corpus.dataset, corpus.revision, "corpus.dataset")
         elif corpus.source == "files":
@@ -192,7 +199,7 @@ class _Chain:
     def _vocabulary(self, corpus: Stage) -> Stage:
         return Stage(
             "vocabulary",
-            _plain(self.spec.vocabulary),
+            identity(self.spec.vocabulary),
             lambda target, given, tell: preparation.distribution(
                 target, given["corpus"], self.spec, tell
             ),
@@ -203,7 +210,7 @@ class _Chain:
         spec = self.spec
         seed = spec.seed if spec.queries.seed is None else spec.queries.seed
         sampling = spec.vocabulary.sampling
-        config = {**_plain(spec.queries), "sampling": sampling, "seed": seed}
+        config = {**identity(spec.queries), "sampling": sampling, "seed": seed}
 
         def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
             return preparation.gibberish(target, given["vocabulary"], spec, seed, tell)
@@ -234,6 +241,7 @@ class _Chain:
             return sanity.build(
                 target,
                 given["examples"],
+                one,
                 victim.source(given),
                 spec.victim,
                 spec.inference,
@@ -241,14 +249,19 @@ class _Chain:
                 tell,
             )
 
-        config = {
-            "victim": victim.config,
-            "labels": victim.labels,
-            "inference": _plain(spec.inference, "tokens_per_batch"),
-            "count": count,
-        }
-        inputs = {"examples": self.sets[english[0]][0], **victim.inputs}
-        return Stage("sanity", config, build, inputs, queries=count)
+        examples = self.sets[english[0]][0]
+        asks = {"victim": victim.config, "labels": victim.labels}
+        inputs = {"examples": examples, **victim.inputs}
+
+        def stage(inference: Mapping[str, Any], *buys: Answers) -> Stage:
+            config = {**asks, "inference": inference, "count": count}
+            return Stage("sanity", config, build, inputs, buys=buys)
+
+        one = self._asked(
+            victim, answers.sample(examples.fingerprint, count), count, "sanity",
+            former=(stage(self.inference).fingerprint, ""),
+        )  # fmt: skip
+        return stage(self._inference(victim), one)
 
     def _labels(self, gibberish: Stage, victim: _Encoder, gate: Stage | None) -> Stage:
         spec = self.spec
@@ -256,34 +269,77 @@ class _Chain:
         def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
             return labeling.build(
                 target,
-                given["queries"],
-                spec.queries.count,
+                one,
+                labeling.Texts(given["queries"], "", gibberish=True),
                 victim.source(given),
                 victim.labels,
                 spec.inference,
                 spec.resources,
                 tell,
                 words=given["vocabulary"],
-                scores=spec.victim.scores,
             )
 
-        config: dict[str, Any] = {
-            "victim": victim.config,
-            "labels": victim.labels,
-            "inference": _plain(spec.inference, "tokens_per_batch"),
-        }
-        if spec.victim.scores:
-            config["scores"] = spec.victim.api.score_path() if spec.victim.api else True
-        inputs = {"queries": gibberish, "vocabulary": gibberish.inputs["vocabulary"]}
-        return Stage(
-            "labels",
-            config,
-            build,
-            {**inputs, **victim.inputs},
-            version=2,
-            queries=spec.queries.count,
-            waits_for=(gate,) if gate is not None else (),
-        )
+        asks: dict[str, Any] = {"victim": victim.config, "labels": victim.labels}
+        if self.scores:
+            asks["scores"] = self.scores
+        words = gibberish.inputs["vocabulary"]
+        inputs = {"queries": gibberish, "vocabulary": words, **victim.inputs}
+        waits_for = (gate,) if gate is not None else ()
+
+        def stage(inference: Mapping[str, Any], *buys: Answers) -> Stage:
+            config = {**asks, "inference": inference}
+            return Stage("labels", config, build, inputs, version=2, buys=buys, waits_for=waits_for)
+
+        texts = answers.gibberish(words.fingerprint, gibberish.config, gibberish.version)
+        one = self._asked(
+            victim, texts, spec.queries.count, "labels", self.scores,
+            former=(stage(self.inference).fingerprint, ""),
+        )  # fmt: skip
+        return stage(self._inference(victim), one)
+
+    @property
+    def scores(self) -> Any:
+        """What is wanted besides labels: nothing, or scores, of an API the path to them."""
+        victim = self.spec.victim
+        if not victim.scores:
+            return None
+        return victim.api.score_path() if victim.api else True
+
+    @property
+    def inference(self) -> dict[str, Any]:
+        """How a model is run, as far as that may change its answers."""
+        return identity(self.spec.inference, "tokens_per_batch")
+
+    def _inference(self, model: _Encoder) -> dict[str, Any]:
+        """The same, as it stands in the fingerprint of a stage that asks a model.
+
+        An API never reads it. What stood there at its defaults when fingerprints were fixed stays,
+        so that all that was made from such labels is found.
+        """
+        return dict(_DEFAULT_INFERENCE) if "api" in model.config else self.inference
+
+    def _asked(
+        self,
+        model: _Encoder,
+        texts: Mapping[str, Any],
+        count: int,
+        stage: str,
+        scores: Any = None,
+        former: tuple[str, str] | None = None,
+    ) -> Answers:
+        """What a stage asks of a model.
+
+        Args:
+            model: Who is asked.
+            texts: What is answered.
+            count: How many texts; 0 if that is not known.
+            stage: Who asks.
+            scores: Whether they are wanted.
+            former: Fingerprint and folder of where an earlier version kept the answers.
+        """
+        inputs = {role: given.fingerprint for role, given in model.inputs.items()}
+        who, shape = answers.asked(model.config, inputs, model.labels, self.inference, scores)
+        return Answers(who, shape, texts, count, stage, ((stage, *former),) if former else ())
 
     def _training(
         self,
@@ -346,7 +402,7 @@ class _Chain:
 
         config = {
             "model": encoder.config,
-            "training": {**_plain(how, "tokens_per_micro_batch"), "seed": seed},
+            "training": {**identity(how, "tokens_per_micro_batch"), "seed": seed},
             "fresh_head": fresh_head,
             "real_fraction": gold,
             "real_seed": spec.seed if 0 < gold < 1 else None,
@@ -367,7 +423,7 @@ class _Chain:
     def _words(self, how: BiLstm) -> Stage:
         """Word vectors and tokenizer of a BiLSTM in each language."""
         spec, languages = self.spec, ("en", *self.others)
-        config = {**_plain(how, "parallel", "alignment"), "languages": languages}
+        config = {**identity(how, "parallel", "alignment"), "languages": languages}
         if how.embeddings.source == "files":
             config["embeddings"]["path"] = hash_files(
                 {one: wordvectors.file(how.embeddings, one, spec.root) for one in languages}
@@ -383,7 +439,7 @@ class _Chain:
     def _parallel(self, how: BiLstm) -> Stage:
         """Sentences and their translations."""
         spec, parallel, languages = self.spec, how.parallel, self.others
-        config = {**_plain(parallel), "languages": languages}
+        config = {**identity(parallel), "languages": languages}
         if parallel.source == "files":
             found = {
                 f"{one}.{name}": path
@@ -420,7 +476,7 @@ class _Chain:
                 tell,
             )
 
-        config = {"alignment": _plain(how.alignment), "languages": languages, "seed": seed}
+        config = {"alignment": identity(how.alignment), "languages": languages, "seed": seed}
         inputs = {"model": english, "words": words, "parallel": sentences}
         return Stage("aligned", config, build, inputs)
 
@@ -433,6 +489,7 @@ class _Chain:
             for name, (examples, languages) in self.sets.items()
             if not english_only or "en" in languages
         }
+        remote = "api" in model.config
         inputs = dict(model.inputs)
         inputs |= {f"examples:{name}": examples for name, (examples, _) in sets.items()}
         if judge is not None:
@@ -445,6 +502,7 @@ class _Chain:
                     name: (given[f"examples:{name}"], languages)
                     for name, (_, languages) in sets.items()
                 },
+                wanted,
                 model.source(given),
                 model.labels,
                 given.get("judge"),
@@ -453,20 +511,26 @@ class _Chain:
                 tell,
             )
 
-        config: dict[str, Any] = {
-            "model": model.config,
-            "labels": model.labels,
-            "inference": _plain(spec.inference, "tokens_per_batch"),
-        }
+        asks: dict[str, Any] = {"model": model.config, "labels": model.labels}
         if english_only:
-            config["languages"] = ["en"]
-        bought = 0
-        if name == "victim_evaluation" and spec.victim.api is not None:
-            bought = sum(
-                nli.rows(spec.evaluation.sets[name], spec.root) * len(languages)
-                for name, (_, languages) in sets.items()
+            asks["languages"] = ["en"]
+
+        def stage(inference: Mapping[str, Any], *buys: Answers) -> Stage:
+            return Stage(name, {**asks, "inference": inference}, build, inputs, buys=buys)
+
+        former = stage(self.inference).fingerprint
+        wanted = {
+            f"{title}/{language}": self._asked(
+                model,
+                answers.labelled(examples.fingerprint, language),
+                nli.rows(spec.evaluation.sets[title], spec.root) if remote else 0,
+                name,
+                former=(former, f"{title}/{language}") if remote else None,
             )
-        return Stage(name, config, build, inputs, queries=bought)
+            for title, (examples, languages) in sets.items()
+            for language in languages
+        }
+        return stage(self._inference(model), *(wanted.values() if remote else ()))
 
     def _figure2(self, how: Figure2, gibberish: Stage) -> Iterator[tuple[str, Stage]]:
         """Vectors of all real training pairs, of some other real ones and of some queries, and
@@ -489,7 +553,7 @@ class _Chain:
             config = {
                 "model": encoder.config,
                 "pooling": "max",
-                "inference": _plain(spec.inference, "tokens_per_batch"),
+                "inference": self.inference,
                 **chosen,
             }
             return Stage("vectors", config, build, {**encoder.inputs, "pairs": pairs})
@@ -524,7 +588,7 @@ class _Chain:
 
     def _examples(self, pairs: Pairs, where: str) -> Stage:
         spec = self.spec
-        config: dict[str, Any] = _plain(pairs)
+        config: dict[str, Any] = identity(pairs)
         if pairs.source == "hub":
             config["revision"] = hub.revision(pairs.dataset, pairs.revision, f"{where}.dataset")
         elif pairs.source == "files":
@@ -560,7 +624,7 @@ class _Chain:
             return holdout.build(target, given["queries"], given["labels"], start, where)
 
         inputs = {"queries": labels.inputs["queries"], "labels": labels}
-        return Stage("examples", _plain(pairs), build, inputs)
+        return Stage("examples", identity(pairs), build, inputs)
 
     def _encoder(self, model: Model, where: str) -> _Encoder:
         name = model.model
@@ -588,9 +652,3 @@ def _trained(stage: Stage, folder: str = "model") -> _Encoder:
         {"model": stage},
         lambda given: models.Source(artifact=given["model"], folder=folder),
     )
-
-
-def _plain(section: Section, *speed: str) -> dict[str, Any]:
-    """A section as plain values, without the fields that only decide how fast it goes."""
-    found: dict[str, Any] = section.model_dump(mode="json", exclude=set(speed))
-    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raythief import metering, models, nli, runs, throughput
+from raythief import building, labeling, metering, models, nli, runs, takeover, throughput
 from raythief.artifacts import Storage
 from raythief.config import Costs, Model, Spec, Training, Workers
 from raythief.stages import Stage
@@ -50,6 +50,12 @@ SHAPES: dict[str, tuple[int, int]] = {
 """Layers and hidden size of the paper's encoders (their configs on the hub)."""
 
 
+_STATES: dict[building.State, str] = {
+    "there": "[green]there[/]", "missing": "missing", "damaged": "[red]damaged[/]",
+    "not needed": "[dim]not needed[/]",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Work:
     """What one stage takes."""
@@ -67,7 +73,11 @@ class Step:
     owner: str
     """Which rows use it; empty where there is only one."""
     stage: Stage
-    there: bool
+    state: building.State
+    fault: str
+    """What is wrong with an artifact that is damaged or absent."""
+    missing: int
+    """Queries that it has yet to buy."""
     work: Work
     kind: Kind
     """Which workers build it."""
@@ -80,19 +90,28 @@ class Step:
 def steps(rows: Sequence[runs.Row], storage: Storage) -> list[Step]:
     """Every stage of the rows once, in the order of building."""
     users = {stage.fingerprint: (row, stage) for row in rows for stage in row.stages.values()}
+    states = building.look([stage for _, stage in users.values()], storage)
     found = []
     for key, (role, owner) in runs.owners(rows).items():
         row, stage = users[key]
-        there = storage.artifact(stage.name, key).manifest() is not None
+        state, fault = states[key]
+        missing = sum(labeling.missing(one, storage) for one in stage.buys if _is_built(state))
         done = work(row, role, storage)
+        if _is_built(state) and missing < stage.queries:
+            done = replace(done, what=f"{done.what}, {stage.queries - missing:,} there")
         kind: Kind = "training" if stage.name in runs.WORKERS["training"] else "inference"
         group: Workers = getattr(row.variant.spec.resources, kind)
         costs = row.variant.spec.costs
         one = done.flops / speed(costs, kind, group)[0] / 3600
         hours = one if costs.device == "CPU" else one * (group.gpus or 1)
         clock = one / max(1, group.workers)
-        found.append(Step(role, owner, stage, there, done, kind, hours, clock))
+        found.append(Step(role, owner, stage, state, fault, missing, done, kind, hours, clock))
     return found
+
+
+def _is_built(state: building.State) -> bool:
+    """Whether a run would build what is in this state."""
+    return state in ("missing", "damaged")
 
 
 def speed(costs: Costs, kind: Kind, group: Workers) -> tuple[float, str]:
@@ -180,13 +199,21 @@ def show(spec: Spec, rows: Sequence[runs.Row], console: Console) -> None:
     for line in runs.left_out(rows):
         tell(escape(line))
     console.print(_table(f"{spec.name}: {len(plan)} stages", plan, unit))
-    missing = [step for step in plan if not step.there]
+    for step in plan:
+        if step.state == "damaged":
+            tell(escape(f"Damaged: {step.role} ({step.stage.name}/{step.stage.fingerprint}): "
+                        f"{step.fault}; a run mends it"))  # fmt: skip
+    missing = [step for step in plan if _is_built(step.state)]
     known = [step for step in missing if not math.isnan(step.hours)]
-    queries, hours = sum(step.stage.queries for step in missing), sum(step.hours for step in known)
+    queries, hours = sum(step.missing for step in missing), sum(step.hours for step in known)
     bill = queries * spec.costs.query_usd
     rate = 0.0 if spec.costs.device == "CPU" else spec.costs.gpu_hour_usd
-    tell(f"There: {len(plan) - len(missing)} stages. Missing: {len(missing)} stages.")
-    tell(f"Queries to buy: {queries:,} (${bill:,.2f})")
+    there, gone = (sum(step.state == state for step in plan) for state in ("there", "not needed"))
+    archived = f" Not needed, for what was made from them is whole: {gone}." if gone else ""
+    tell(f"There: {there} stages. Missing: {len(missing)} stages.{archived}")
+    bought = sum(step.stage.queries for step in missing) - queries
+    already = f"; {bought:,} more are bought already" if bought > 0 else ""
+    tell(f"Queries to buy: {queries:,} (${bill:,.2f}){already}")
     least = "at least " if len(known) < len(missing) else ""
     tell(f"{unit}: {least}{hours:,.1f} on {spec.costs.device}")
     for kind in get_args(Kind):
@@ -209,8 +236,10 @@ def show(spec: Spec, rows: Sequence[runs.Row], console: Console) -> None:
     else:
         tell("Money: no prices given (costs.query_usd, costs.gpu_hour_usd)")
     if spec.costs.budget is not None:
-        spent = sum(metering.spent(storage, f"{s.stage.name}/{s.stage.fingerprint}")
-                    for s in plan if s.stage.queries)  # fmt: skip
+        asked = [one for step in plan for one in step.stage.buys]
+        victims = [one.of_model(storage).path for one in asked]
+        spent = takeover.unlisted(storage, [one.key for one in asked])
+        spent += sum(metering.spent(storage, path) for path in metering.bought(storage, victims))
         enough = "enough" if spent + queries <= spec.costs.budget else "[red]not enough[/]"
         tell(f"Budget: {spec.costs.budget:,} queries, {spent:,} spent: {enough}")
 
@@ -226,7 +255,7 @@ def _continuing(plan: Sequence[Step]) -> int:
     by_length = (
         sorted(e, key=lambda s: s.stage.config["training"]["steps"]) for e in equal.values()
     )
-    return sum(not step.there for group in by_length for step in group[1:])
+    return sum(_is_built(step.state) for group in by_length for step in group[1:])
 
 
 def _table(title: str, plan: Sequence[Step], unit: str) -> Table:
@@ -240,7 +269,7 @@ def _table(title: str, plan: Sequence[Step], unit: str) -> Table:
         table.add_row(
             step.role,
             *([step.owner] if several else []),
-            "[green]there[/]" if step.there else "missing",
+            _STATES[step.state],
             step.work.what,
             _amount(step.work.flops / 1e15, 1),
             _amount(step.hours, 2),

@@ -24,6 +24,7 @@ from raythief import (
     models,
     pipeline,
     report,
+    takeover,
     victims,
 )
 from raythief.api import Remote
@@ -154,11 +155,15 @@ def check(all_rows: Sequence[Row], storage: Storage, budget: int | None = None) 
 
 
 def _check_budget(all_rows: Sequence[Row], storage: Storage, budget: int | None) -> None:
-    needed = {}
-    for stage in (stage for row in all_rows for stage in row.stages.values() if stage.queries):
-        artifact = storage.artifact(stage.name, stage.fingerprint)
-        needed[artifact.path] = labeling.missing(artifact, stage.queries)
-    metering.check(storage, budget, needed)
+    if budget is None:
+        return
+    stages = [stage for row in all_rows for stage in row.stages.values()]
+    asked = [one for stage in building.to_be_built(stages, storage) for one in stage.buys]
+    needed: dict[str, int] = {}
+    for one in asked:  # of several that ask for the same answers, the one that asks for most
+        needed[one.path] = max(needed.get(one.path, 0), labeling.missing(one, storage))
+    keys = [one.key for stage in stages for one in stage.buys]
+    metering.check(storage, budget, needed, takeover.unlisted(storage, keys))
 
 
 @contextlib.contextmanager
@@ -196,11 +201,13 @@ def check_workers(wanted: Sequence[Row], storage: Storage) -> None:
 
 def _missing(wanted: Sequence[Row], storage: Storage) -> list[tuple[Resources, str]]:
     """Resources and name of each stage that has yet to be built."""
+    every = [stage for row in wanted for stage in row.stages.values()]
+    missing = {stage.fingerprint for stage in building.to_be_built(every, storage)}
     return [
         (row.variant.spec.resources, stage.name)
         for row in wanted
         for stage in row.stages.values()
-        if storage.artifact(stage.name, stage.fingerprint).manifest() is None
+        if stage.fingerprint in missing
     ]
 
 

@@ -6,6 +6,7 @@ entailment) would give a whole purchase the wrong meaning; it is refused, naming
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raythief import labeling, models, sharding
+from raythief import labeling, models
+from raythief.answers import Answers
 from raythief.api import Remote
 from raythief.artifacts import WORK, Artifact
 from raythief.config import LABELS, Inference, Resources, Victim
@@ -29,6 +31,7 @@ PERMUTED_P = 1e-3
 def build(
     target: Artifact,
     examples: Artifact,
+    one: Answers,
     source: models.Source | Remote,
     victim: Victim,
     inference: Inference,
@@ -40,6 +43,7 @@ def build(
     Args:
         target: Artifact that receives the labels.
         examples: Labelled pairs, in English.
+        one: What is asked of the victim.
         source: The victim.
         victim: Its section of the spec.
         inference: Batching and number format.
@@ -47,22 +51,15 @@ def build(
         tell: Told the rows that are done.
     """
     asked = sample(examples.read_table("en.parquet"), victim.sanity.count)
-    place = sharding.Shard(f"{WORK}/sample", 0, asked.num_rows)
-    target.write_table(place.name, asked.select(["id", "premise", "hypothesis"]))
-    one = resources.model_copy(
+    one = dataclasses.replace(one, count=asked.num_rows)
+    ids = pa.array(range(asked.num_rows), pa.int64())  # answers are kept by the place in the sample
+    rows = asked.select(["id", "premise", "hypothesis"]).set_column(0, "id", ids)
+    target.write_table(f"{WORK}/sample.parquet", rows)
+    alone = resources.model_copy(
         update={"inference": resources.inference.model_copy(update={"workers": 1})}
     )
-    found = labeling.build(
-        target,
-        target,
-        asked.num_rows,
-        source,
-        victim.labels,
-        inference,
-        one,
-        tell,
-        folder=place.folder,
-    )
+    texts = labeling.Texts(target, f"{WORK}/sample.parquet")
+    found = labeling.build(target, one, texts, source, victim.labels, inference, alone, tell)
     return {**found, **check_sane(asked, target.read_table()["label"].to_pylist(), victim)}
 
 

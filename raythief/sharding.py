@@ -96,6 +96,9 @@ class ShardWorker:
         """Return the shard's table, and numbers about it that are kept in its file."""
         raise AssertionError("subclasses say what a shard's table is")
 
+    def written(self, shard: Shard) -> None:
+        """Clear away what only the making of a shard needed; its file is whole now."""
+
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Do the shard that is a batch of Ray Data; the answer is only for the progress.
 
@@ -106,6 +109,7 @@ class ShardWorker:
         try:
             table, statistics = self.work(shard)
             self.target.write_table(shard.name, with_statistics(table, statistics))
+            self.written(shard)
         except UserError as error:
             fault = str(error)
             self.stop(fault)
@@ -196,21 +200,52 @@ def _statistics(target: Artifact, name: str, rows: int | None) -> dict[str, Any]
 
 def parts_folder(shard: Shard) -> str:
     """Where a worker keeps what it has of a shard that is not whole yet."""
-    return f"{PARTS}/{shard.name.removesuffix('.parquet')}"
+    return f"{PARTS}/{Shard('', shard.start, shard.stop).name.removesuffix('.parquet')}"
+
+
+def parts(target: Artifact, shard: Shard | None = None) -> list[str]:
+    """Folders of parts that may hold rows of a shard, however it was cut then; or all of them."""
+    selector = pa.fs.FileSelector(f"{target.absolute}/{PARTS}", allow_not_found=True)
+    names = sorted(info.base_name for info in target.storage.fs.get_file_info(selector))
+    held = [Shard.named(f"{PARTS}/{name}") for name in names if name.startswith("rows-")]
+    return [
+        parts_folder(one)
+        for one in held
+        if shard is None or (one.start < shard.stop and shard.start < one.stop)
+    ]
+
+
+def part_ids(target: Artifact) -> set[int]:
+    """Ids that the parts hold."""
+    found: set[int] = set()
+    for folder in parts(target):
+        for name in target.tables(folder):
+            if part_statistics(target, name) is not None:
+                found.update(target.read_table(name, ["id"])["id"].to_pylist())
+    return found
+
+
+def part_statistics(target: Artifact, name: str) -> dict[str, Any] | None:
+    """Numbers kept in a part's file; None where it can not be read."""
+    return _statistics(target, name, None)
 
 
 def kept(target: Artifact) -> dict[str, dict[str, Any]]:
-    """Statistics of all that an artifact holds so far by file: shards, and parts of the others."""
-    files = sorted(target.times())
-    found = {}
-    for name in files:
-        if name.rpartition("/")[2].startswith("rows-") and not name.startswith(WORK):
-            shard = Shard.named(name)
-            found[name] = _statistics(target, name, shard.stop - shard.start)
-    for name in files:
-        shard_name = name.removeprefix(f"{PARTS}/").rpartition("/")[0] + ".parquet"
-        if name.startswith(f"{PARTS}/") and found.get(shard_name) is None:
-            found[name] = _statistics(target, name, None)
+    """Statistics of all that is kept by file: whole shards, and parts of the others.
+
+    A shard within a longer one, and a part whose shard is whole, counts no rows again.
+    """
+    files = target.tables()
+    spans = {name: Shard.named(name) for name in files}
+    found = {name: _statistics(target, name, s.stop - s.start) for name, s in spans.items()}
+    whole = {name: spans[name] for name, numbers in found.items() if numbers is not None}
+    for name, span in whole.items():
+        if any(o.start <= span.start and span.stop <= o.stop and o != span for o in whole.values()):
+            found[name] = {**(found[name] or {}), "rows": 0, "rejected": []}
+    for folder in parts(target):
+        start = Shard.named(folder).start
+        if not any(span.start <= start < span.stop for span in whole.values()):
+            found |= {name: part_statistics(target, name) for name in target.tables(folder)}
     return {name: numbers for name, numbers in found.items() if numbers is not None}
 
 
@@ -224,6 +259,11 @@ def statistics_of(table: pa.Table) -> dict[str, Any]:
     """The numbers that ``with_statistics`` put there."""
     found: dict[str, Any] = json.loads(table.schema.metadata[_STATISTICS])
     return found
+
+
+def has_statistics(table: pa.Table) -> bool:
+    """Whether ``with_statistics`` put numbers there."""
+    return _STATISTICS in (table.schema.metadata or {})
 
 
 def _here(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +17,12 @@ from functools import cached_property
 from typing import Any
 
 from raythief import __version__
-from raythief.artifacts import Artifact, Storage
+from raythief.answers import Answers
+from raythief.artifacts import Artifact, DamagedError, Storage
 from raythief.leases import lease
 from raythief.progress import Tell, silent
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("ray", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
 
@@ -41,10 +45,15 @@ class Stage:
     """The stages whose artifacts it reads, by the role that they play."""
     version: int = 1
     """Raised when a change of code changes the result."""
-    queries: int = 0
-    """Queries that it buys from the victim, retries not counted; 0 if it buys none."""
+    buys: tuple[Answers, ...] = ()
+    """What it asks of the victim, whose queries are counted."""
     waits_for: tuple[Stage, ...] = ()
     """Stages that must succeed first, though it reads nothing of theirs."""
+
+    @property
+    def queries(self) -> int:
+        """Queries that it needs of the victim, retries not counted; 0 if it asks for none."""
+        return sum(one.count for one in self.buys)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -77,22 +86,21 @@ class Stage:
         yield self
 
     def ensure(self, storage: Storage, tell: Tell = silent) -> tuple[Artifact, bool]:
-        """Build the artifact unless it is there; its inputs must be.
+        """Build the artifact unless it is there and whole; its inputs must be.
 
         Returns:
             The finished artifact, and whether this call built it.
 
         Raises:
-            UserError: a finished artifact or an input is damaged.
+            UserError: an input is damaged.
         """
         artifact = storage.artifact(self.name, self.fingerprint)
-        if artifact.manifest() is not None:
-            artifact.verify()
+        if _is_whole(artifact):
             return artifact, False
         with lease(artifact):
-            if artifact.manifest() is not None:  # another run finished it while we waited
-                artifact.verify()
+            if _is_whole(artifact):  # another run finished it while we waited
                 return artifact, False
+            _clear_damage(artifact)
             inputs = {
                 role: storage.artifact(stage.name, stage.fingerprint)
                 for role, stage in self.inputs.items()
@@ -113,6 +121,24 @@ class Stage:
                 }
             )
         return artifact, True
+
+
+def _is_whole(artifact: Artifact) -> bool:
+    """Whether it is finished, and each of its files is as it was written."""
+    try:
+        return artifact.manifest() is not None and bool(artifact.verify())
+    except DamagedError:
+        return False
+
+
+def _clear_damage(artifact: Artifact) -> None:
+    """Remove the files of a finished artifact that are not as they were written.
+
+    What stays spares the stage the work: shards that are whole are not made again.
+    """
+    for name, how in artifact.damage().items():
+        log.warning("%s: %s %s; it is made again", artifact.path, name, how)
+        artifact.remove(name)
 
 
 def versions() -> dict[str, str]:

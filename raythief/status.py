@@ -6,6 +6,7 @@ long after. Nothing is changed.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from dataclasses import dataclass
@@ -18,20 +19,25 @@ from rich.live import Live
 from rich.table import Table
 
 from raythief import metering, sharding
+from raythief.answers import ASKED, ROOT
 from raythief.artifacts import Artifact, Storage
 from raythief.errors import UserError
 from raythief.leases import under_way
 
 RATE_WINDOW_S = 60.0
 """Seconds over which the present rate is taken."""
-_ARTIFACT = re.compile(r"(?P<root>.+)/(?P<stage>[a-z_]+)/(?P<fingerprint>[0-9a-f]{16})/?")
+_ARTIFACT = re.compile(
+    r"(?P<root>.+?)/(?P<stage>[a-z_]+(/[0-9a-f]{16})?)/(?P<fingerprint>[0-9a-f]{16})/?"
+)
 
 
 @dataclass(frozen=True)
 class Status:
-    """State of one artifact that is bought from a victim."""
+    """State of something that is bought from a victim."""
 
     path: str
+    what: str
+    """The stage that bought it."""
     state: str
     """``done``, ``under way`` or ``stopped``."""
     account: metering.Account
@@ -88,14 +94,15 @@ def show(place: str, follow: bool, console: Console) -> None:
 def table(found: list[Status]) -> Table:
     """The statuses as a table."""
     grid = Table(box=box.SIMPLE_HEAD)
-    for heading in ("Artifact", "State"):
+    for heading in ("For", "Answers", "State"):
         grid.add_column(heading, no_wrap=True)
     for heading in ("Done", "Of", "In flight", "Rejected", "Spent", "Lost", "Rows/s", "Left"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for status in found:
         bill, rate, left = status.account, status.rows_per_second, status.seconds_left
         grid.add_row(
-            status.path,
+            status.what,
+            status.path.rpartition("/")[2],
             status.state,
             f"{bill.kept + bill.rejected:,}",
             f"{bill.queries:,}",
@@ -110,44 +117,72 @@ def table(found: list[Status]) -> Table:
 
 
 def _artifacts(storage: Storage) -> list[Artifact]:
-    selector = pa.fs.FileSelector(storage.root, recursive=False, allow_not_found=True)
-    stages = storage.fs.get_file_info(selector)
+    """All places where something may have been bought: answers, and what bought for itself once."""
     found = []
-    for stage in (info for info in stages if info.type == pa.fs.FileType.Directory):
-        for info in storage.fs.get_file_info(pa.fs.FileSelector(stage.path)):
-            if re.fullmatch(r"[0-9a-f]{16}", info.base_name):
-                found.append(storage.artifact(stage.base_name, info.base_name))
+    for stage in _folders(storage, storage.root):
+        for name in _folders(storage, f"{storage.root}/{stage}"):
+            if not re.fullmatch(r"[0-9a-f]{16}", name):
+                continue
+            inner = _folders(storage, f"{storage.root}/{stage}/{name}") if stage == ROOT else []
+            found += [storage.artifact(f"{stage}/{name}", one) for one in inner]
+            if stage != ROOT:
+                found.append(storage.artifact(stage, name))
     return found
 
 
+def _folders(storage: Storage, path: str) -> list[str]:
+    selector = pa.fs.FileSelector(path, recursive=False, allow_not_found=True)
+    infos = storage.fs.get_file_info(selector)
+    return [info.base_name for info in infos if info.type == pa.fs.FileType.Directory]
+
+
 def _status(artifact: Artifact) -> Status | None:
-    """The status of an artifact; None of one that is not bought."""
-    manifest = artifact.manifest()
+    """The status of a purchase; None of what was not bought."""
+    manifest = artifact.manifest_as_it_is()
     if manifest is not None:
         return _finished(artifact, manifest)
     if not metering.has_ledger(artifact):
         return None
     kept = sharding.kept(artifact)
     bill = metering.account(artifact, kept.values())
-    if not under_way(artifact):
-        return Status(artifact.path, "stopped", bill, None)
+    whose = artifact
+    if artifact.stage.startswith(f"{ROOT}/"):  # one run at a time asks a model
+        whose = artifact.storage.artifact(*artifact.stage.split("/"))
+    done = bill.kept + bill.rejected >= bill.queries
+    times, began = artifact.times(), metering.started(artifact)
+    mine = {name: times[name] for name in kept if times.get(name, 0) >= began}
+    seconds = max(max(mine.values(), default=began) - began, 1e-3)
+    rows = sum(kept[name]["rows"] for name in mine)
+    if done:
+        return Status(
+            artifact.path, _what(artifact), "done", bill, rows / seconds if rows else None
+        )
+    if not under_way(whose):
+        return Status(artifact.path, _what(artifact), "stopped", bill, None)
     since = time.time() - RATE_WINDOW_S
-    times = artifact.times()
     recent = {name: times[name] for name in kept if times.get(name, 0) > since}
-    rate = None
+    rate = None  # of the last minute
     if recent:
         rows = sum(kept[name]["rows"] for name in recent)
-        rate = rows / max(time.time() - max(since, metering.started(artifact)), 1e-3)
-    return Status(artifact.path, "under way", bill, rate)
+        rate = rows / max(time.time() - max(since, began), 1e-3)
+    return Status(artifact.path, _what(artifact), "under way", bill, rate)
+
+
+def _what(artifact: Artifact) -> str:
+    """The stage that bought it."""
+    text = artifact.storage.read_bytes(f"{artifact.path}/{ASKED}")
+    return str(json.loads(text)["stage"]) if text is not None else artifact.stage
 
 
 def _finished(artifact: Artifact, manifest: dict[str, Any]) -> Status | None:
+    """The status of an artifact that bought for itself, as all did once."""
     results = manifest["results"]
-    if "spent" not in results:
+    if "spent" not in results or "answers" in results:
         return None
     names = metering.Account.__dataclass_fields__
     bill = metering.Account(**{name: results[name] for name in names})
-    return Status(artifact.path, "done", bill, bill.queries / max(manifest["seconds"], 1e-3))
+    rate = bill.queries / max(manifest["seconds"], 1e-3)
+    return Status(artifact.path, artifact.stage, "done", bill, rate)
 
 
 def _duration(seconds: float) -> str:

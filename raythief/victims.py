@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from raythief import accelerators, encoding, metrics, models, nli
-from raythief.config import LABELS, Inference, Label
+from raythief.config import LABELS, Inference, Label, Resources
 from raythief.errors import UserError
 from raythief.wordtable import PairEncoder, Texts
 
@@ -38,6 +38,20 @@ def check_names(source: models.Source, labels: Sequence[Label] | None) -> None:
     """
     names = {int(i): name for i, name in source.config().get("id2label", {}).items()}
     nli.label_names(names, labels, "victim.labels")
+
+
+def number_format(inference: Inference, resources: Resources) -> str:
+    """In which number format a model computes: of ``auto``, bfloat16 where its workers have GPUs,
+    else float32.
+
+    Whoever begins to compute decides, and whoever goes on holds to it, on whatever device: answers
+    in two formats differ, and are never mixed.
+    """
+    if inference.precision != "auto":
+        return inference.precision
+    own = accelerators.device().type == "cuda"
+    gpus = accelerators.gpus(resources.inference) if resources.inference.workers else own
+    return "bfloat16" if gpus else "float32"
 
 
 class Forward:
@@ -165,6 +179,7 @@ class Classifier(Forward):
             "halved": (before // self.tokens_per_batch).bit_length() - 1,
             "encoding": self.encode.used,
             "device": models.name_of(self.device),
+            "precision": str(self.dtype).removeprefix("torch."),
         }
         canonical = scores[:, [self.labels.index(label) for label in LABELS]]
         return [self.labels[i] for i in best], canonical, statistics

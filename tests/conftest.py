@@ -134,13 +134,21 @@ def artifact(whole: Whole, role: str, row: int = 0) -> Artifact:
 
 
 def prepared(whole: Whole, folder: Path, *dropped: str) -> Path:
-    """A copy of the finished storage in which some stages have yet to be built."""
+    """A copy of the finished storage in which some stages have yet to be built, from nothing."""
     _, storage, _ = whole
     copy = folder / "artifacts"
     shutil.copytree(storage, copy)
     for stage in dropped:
         shutil.rmtree(copy / stage)
+        for place in answered(copy, stage):
+            shutil.rmtree(place)
     return copy
+
+
+def answered(storage: Path, stage: str) -> list[Path]:
+    """Folders of the answers that a stage asked for."""
+    places = sorted(storage.glob("answers/*/*/asked.json"))
+    return [file.parent for file in places if json.loads(file.read_text())["stage"] == stage]
 
 
 @pytest.fixture(scope="module")

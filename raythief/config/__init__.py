@@ -24,6 +24,7 @@ from raythief.config.bilstm import (
     Parallel,
     Vectors,
 )
+from raythief.config.identity import identity
 from raythief.config.loading import Variant, expand, load, merge, nest, read, validate
 from raythief.config.operation import (
     Costs,
@@ -122,6 +123,7 @@ __all__ = [
     "Workers",
     "expand",
     "fields",
+    "identity",
     "load",
     "merge",
     "nest",

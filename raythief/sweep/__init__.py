@@ -39,7 +39,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from rich.console import Console
 
-from raythief import building, capacity, clusters, metering, pipeline, runs
+from raythief import building, capacity, clusters, pipeline, runs
 from raythief.artifacts import Storage
 from raythief.config import Spec, Variant
 from raythief.errors import UserError
@@ -79,13 +79,14 @@ def run(
         update={"storage": storage.uri, "data_root": str(spec.root.resolve()), "variants": {}}
     )
     points = _points(spec)
-    runs.check(_rows(spec, points or _ends(spec)), storage, spec.costs.budget)
+    made = _rows(spec, points or _ends(spec))
+    runs.check(made, storage, spec.costs.budget)
     total = len(points) or spec.sweep.samples
     with clusters.connect(address):
         concurrent = capacity.trials(spec.resources, spec.sweep.concurrent)
         shared = space.shared(spec)
-        bought = building.bought(one for top in shared.values() for one in top.ancestors())
-        meter = metering.start(storage, spec.costs, bought)
+        every = [stage for row in made for stage in row.stages.values()]
+        meter = building.meter(every, storage, spec.costs)
         with Display(console) as display:
             _build(shared, storage, display, spec.resources.concurrent_stages, spec.costs)
         console.print(f"{total} trials, {min(total, concurrent)} at once", highlight=False)

@@ -19,7 +19,7 @@ from typing import Any
 
 from ray import tune
 
-from raythief import clusters, pipeline
+from raythief import building, clusters, pipeline
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Spec
 from raythief.progress import Tell, Watch, silent
@@ -110,7 +110,11 @@ class Trial(tune.Trainable):
         built: dict[str, Any] = {}
         collapse: list[str] = []
         seconds = 0.0
-        for role, stage in pipeline.stages(spec).items():
+        stages = pipeline.stages(spec)
+        states = building.look(stages.values(), storage)
+        for role, stage in stages.items():
+            if states[stage.fingerprint][0] == "not needed":
+                continue
             tell = self._tell(role)
             if watch is not None and role in WATCHED:
                 watch.tell = tell

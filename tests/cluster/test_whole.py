@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from conftest import Whole, artifact, files_of, prepared, run_spec
-from raythief import evaluation
+from conftest import Whole, answered, artifact, files_of, prepared, run_spec
+from raythief import building, config, evaluation, runs
+from raythief.artifacts import Storage
 from raythief.config import LABELS
 
 pytestmark = pytest.mark.usefixtures("one_ray")
@@ -166,10 +166,7 @@ def test_labels_and_evaluation_do_not_depend_on_the_number_of_actors(
 ) -> None:
     """Byte for byte: from the same queries, one actor's files and two actors' files."""
     file, storage, _ = whole
-    copy = tmp_path / "artifacts"
-    shutil.copytree(storage, copy)
-    for stage in ("labels", "evaluation", "queries"):
-        shutil.rmtree(copy / stage)
+    copy = prepared(whole, tmp_path, "labels", "evaluation", "queries")
     run_spec(
         file, f"storage={copy}", "resources.inference.workers=2", "resources.concurrent_stages=1",
         only=["gibberish"],
@@ -180,17 +177,34 @@ def test_labels_and_evaluation_do_not_depend_on_the_number_of_actors(
     assert files_of(copy, [f"evaluation/{name}"]) == files_of(storage, [f"evaluation/{name}"])
 
 
-def test_a_damaged_artifact_is_refused_by_name(whole: Whole, tmp_path: Path) -> None:
-    from raythief.errors import UserError
-
+def test_damaged_labels_are_mended_and_only_what_is_lost_is_asked_again(
+    whole: Whole, tmp_path: Path
+) -> None:
     file, storage, record = whole
-    copy = tmp_path / "artifacts"
-    shutil.copytree(storage, copy)
-    labels = copy / record["rows"][0]["stages"]["labels"]["path"]
-    part = sorted(labels.glob("*.parquet"))[0]
-    part.write_bytes(part.read_bytes()[:-10])
-    with pytest.raises(UserError, match=rf"{part.name}.*bytes"):
-        run_spec(file, f"storage={copy}")
+    copy = prepared(whole, tmp_path, "evaluation")
+    path = record["rows"][0]["stages"]["labels"]["path"]
+    labels, [kept] = copy / path, answered(copy, "labels")
+    lost = "rows-0000000100-0000000200.parquet"
+    for place in (labels, kept):  # the copy alone would be written again from the answers
+        (place / lost).write_bytes((place / lost).read_bytes()[:-10])
+    before = {part: part.stat().st_mtime_ns for part in kept.glob("rows-*.parquet")}
+    spec = config.load(file, [f"storage={copy}"])
+    row = runs.rows(spec, ["gibberish"])[0]
+    assert building.look(row.stages.values(), Storage.at(str(copy)))[labels.name][0] == "damaged"
+    run_spec(file, f"storage={copy}", "resources.inference.workers=0", only=["gibberish"])
+    assert files_of(copy, ["labels"]) == files_of(storage, ["labels"])
+    after = {part: part.stat().st_mtime_ns for part in kept.glob("rows-*.parquet")}
+    assert [part.name for part in before if after[part] != before[part]] == [lost]
+
+
+def test_what_was_archived_away_does_not_matter_while_what_was_made_from_it_is_whole(
+    whole: Whole, tmp_path: Path
+) -> None:
+    file, _, record = whole
+    copy = prepared(whole, tmp_path, "labels", "queries", "corpus")
+    again = run_spec(file, f"storage={copy}")
+    assert not (copy / "labels").exists()
+    assert [row["status"] for row in again["rows"]] == ["done"] * len(record["rows"])
 
 
 def test_manifests_tell_how_it_was_made(whole: Whole) -> None:

@@ -16,7 +16,7 @@ import pytest
 from test_kill import kill_when, start, wait
 
 from api_server import ApiServer, label_of
-from conftest import Whole, prepared, raythief, run_spec, write_spec
+from conftest import Whole, answered, prepared, raythief, run_spec, write_spec
 from raythief import status
 
 IN_FLIGHT = {"in_flight": 4, "rows_per_request": 5, "backoff_s": 0.05, "attempts": 3}
@@ -33,16 +33,16 @@ def spec_for(folder: Path, storage: Path, server: ApiServer, **changes: Any) -> 
 
 
 def labels(storage: Path) -> tuple[Path, dict[str, Any]]:
-    """Folder and results of the labels that are finished."""
-    [manifest] = storage.glob("labels/*/manifest.json")
-    return manifest.parent, json.loads(manifest.read_text())["results"]
+    """Folder and results of the labels that were finished last."""
+    manifests = sorted(storage.glob("labels/*/manifest.json"), key=lambda one: one.stat().st_mtime)
+    return manifests[-1].parent, json.loads(manifests[-1].read_text())["results"]
 
 
 def check_labels(storage: Path) -> dict[str, Any]:
     """Exactly the ids 0 to n-1, each once, each with the server's label; returns the results."""
     folder, results = labels(storage)
     given = pq.read_table([str(file) for file in sorted(folder.glob("rows-*.parquet"))])
-    [queries] = storage.glob("queries/*")
+    queries = max(storage.glob("queries/*"), key=lambda one: one.stat().st_mtime)
     asked = pq.read_table([str(file) for file in sorted(queries.glob("rows-*.parquet"))])
     assert given["id"].to_pylist() == asked["id"].to_pylist() == list(range(600))
     pairs = zip(asked["premise"].to_pylist(), asked["hypothesis"].to_pylist(), strict=True)
@@ -52,7 +52,7 @@ def check_labels(storage: Path) -> dict[str, Any]:
 
 
 def parts(storage: Path) -> list[Path]:
-    return list(storage.glob("labels/*/_work/parts/*/*.parquet"))
+    return list(storage.glob("answers/*/*/_work/parts/*/*.parquet"))
 
 
 def bought(server: ApiServer) -> int:
@@ -73,7 +73,7 @@ def test_the_driver_is_killed(fresh: Path, tmp_path: Path) -> None:
         kill_when(process, lambda: len(parts(fresh)) >= 4)
         time.sleep(2)  # its workers go down
         before = bought(server)
-        [seen] = [one for one in status.find(str(fresh)) if one.path.startswith("labels")]
+        [seen] = [one for one in status.find(str(fresh)) if one.what == "labels"]
         assert seen.state == "stopped"
         assert 0 < seen.account.kept <= before < 600
         done = raythief("run", spec, "--until", "labels")
@@ -118,6 +118,45 @@ def test_a_budget_one_row_short_buys_nothing(fresh: Path, tmp_path: Path) -> Non
         enough = raythief("run", spec, "--until", "labels", "--set", "costs.budget=600")
         assert enough.returncode == 0, enough.stderr
         assert check_labels(fresh)["spent"] == bought(server) == 600
+
+
+@pytest.mark.usefixtures("one_ray")
+def test_only_what_is_new_is_bought_whatever_else_the_spec_says(
+    fresh: Path, tmp_path: Path
+) -> None:
+    """Of other queries.count and inference; one lost shard is bought alone, and the budget counts
+    all of it.
+    """
+    with ApiServer(tmp_path) as server:
+        spec = spec_for(tmp_path, fresh, server)
+
+        def buy(*changes: str) -> int:
+            before = bought(server)
+            run_spec(spec, *changes, until="labels")
+            return bought(server) - before
+
+        assert buy("queries.count=300") == 300
+        assert buy("queries.count=301") == 1
+        assert buy("queries.count=299") == 0
+        assert buy("queries.count=301", "inference.compile=true") == 0
+        assert buy("queries.count=301", "inference.rows_per_shard=64") == 0
+        [kept] = answered(fresh, "labels")
+        copies = [
+            fresh / path for path in fresh.glob("labels/*/rows-0000000100-0000000200.parquet")
+        ]
+        for lost in (kept / "rows-0000000100-0000000200.parquet", *copies):
+            lost.unlink()
+        for copy in fresh.glob("labels/*/rows-0000000064-*.parquet"):
+            copy.unlink()
+        planned = raythief("plan", str(spec), "--set", "until=labels", "--set", "queries.count=301")
+        assert "damaged" in planned.stdout
+        assert "Queries to buy: 100 " in planned.stdout
+        refused = raythief("run", str(spec), "--until", "labels", "--set", "costs.budget=700",
+                           "--set", "queries.count=601")  # fmt: skip
+        assert "400 queries are needed and 301 are spent already" in refused.stderr
+        assert buy("queries.count=301") == 100
+        assert buy("queries.count=600") == 299
+    check_labels(fresh)
 
 
 @pytest.mark.slow
@@ -241,7 +280,8 @@ def test_the_same_labels_on_any_number_of_actors(fresh: Path, tmp_path: Path) ->
     found = []
     with ApiServer(tmp_path) as server:
         for workers in (1, 2, 4):
-            shutil.rmtree(fresh / "labels", ignore_errors=True)
+            for made in ("labels", "answers"):
+                shutil.rmtree(fresh / made, ignore_errors=True)
             spec = spec_for(tmp_path, fresh, server)
             run_spec(spec, f"resources.inference.workers={workers}", until="labels")
             check_labels(fresh)

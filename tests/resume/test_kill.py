@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Whole, command, files_of, prepared, raythief, write_spec
+from conftest import Whole, answered, command, files_of, prepared, raythief, write_spec
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
@@ -41,8 +41,8 @@ def kill_when(process: subprocess.Popen[bytes], moment: Callable[[], bool]) -> N
     process.wait()
 
 
-def parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*/*.parquet"))
+def shards(storage: Path) -> list[Path]:
+    return [file for place in answered(storage, "labels") for file in place.glob("rows-*.parquet")]
 
 
 @pytest.mark.parametrize("signalled", ["driver", pytest.param("actor", marks=pytest.mark.nightly)])
@@ -56,8 +56,8 @@ def test_labelling_loses_and_doubles_nothing(whole: Whole, tmp_path: Path, signa
     storage = prepared(whole, tmp_path / "killed", "labels")
     process = start(*until, f"storage={storage}")
     if signalled == "driver":
-        kill_when(process, lambda: len(parts(storage / "labels")) >= 5)
-        kept = {path: path.stat().st_mtime_ns for path in parts(storage / "labels")}
+        kill_when(process, lambda: len(shards(storage)) >= 5)
+        kept = {path: path.stat().st_mtime_ns for path in shards(storage)}
         assert 5 <= len(kept) < 60
         assert not list(storage.glob("labels/*/_SUCCESS"))
         done = raythief(*until, f"storage={storage}")
@@ -65,7 +65,7 @@ def test_labelling_loses_and_doubles_nothing(whole: Whole, tmp_path: Path, signa
         for path, written in kept.items():  # what was bought is not bought again
             assert path.stat().st_mtime_ns == written
     else:
-        wait(process, lambda: len(parts(storage / "labels")) >= 5)
+        wait(process, lambda: len(shards(storage)) >= 5)
         actors = subprocess.run(
             ["pgrep", "-s", str(process.pid), "-f", "Labeling"], capture_output=True, check=False
         ).stdout.split()

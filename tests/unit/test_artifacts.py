@@ -260,17 +260,40 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("harm", "how"), DAMAGE, ids=[harm.__name__ for harm, _ in DAMAGE])
-def test_damage_is_told_with_the_folder_to_delete(
+def test_damage_is_told_with_the_file(
     finished: Artifact, storage: Storage, harm: Callable[[Path], None], how: str
 ):
     harm(folder(finished))
-    expected = f"{finished.absolute}: damaged: {how}; delete this folder to build it anew"
+    expected = f"{finished.absolute}: damaged: {how}; run the spec that makes it to mend it"
     with pytest.raises(UserError) as caught:
         finished.verify()
     assert str(caught.value) == expected
-    with pytest.raises(UserError) as caught:
-        Stage("stage", {}, never).ensure(storage)
-    assert str(caught.value) == expected
+    artifact, built = Stage("stage", {}, writes(a="alpha", b="beta")).ensure(storage)
+    assert built
+    assert (folder(artifact) / "a.txt").read_text() == "alpha"
+    artifact.verify()
+
+
+def test_what_is_whole_of_a_damaged_artifact_is_there_when_it_is_mended(
+    finished: Artifact, storage: Storage
+):
+    altered(folder(finished))
+    seen: dict[str, bool] = {}
+
+    def build(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+        seen.update({name: (folder(target) / name).exists() for name in ("a.txt", "b.txt")})
+        target.write("a.txt", b"alpha")
+        return {}
+
+    Stage("stage", {}, build).ensure(storage)
+    assert seen == {"a.txt": False, "b.txt": True}
+
+
+@pytest.mark.parametrize("harm", [cut_short, removed, manifest_altered, manifest_removed])
+def test_damage_is_seen_at_a_glance(finished: Artifact, harm: Callable[[Path], None]):
+    assert finished.fault() is None
+    harm(folder(finished))
+    assert finished.fault() == next(how for harm_, how in DAMAGE if harm_ is harm)
 
 
 @pytest.mark.parametrize("harm", [cut_short, altered, removed, manifest_altered])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from raythief import bilstm, evaluation, models
+from raythief import bilstm, evaluation, labeling, models
 from raythief.artifacts import Storage
 from raythief.config import LABELS, Inference
 from raythief.evaluation import agreement, measure, pack_bits, wilson
@@ -150,14 +150,17 @@ def test_each_language_is_asked_of_its_own_model_one_held_at_a_time(
             loads.append(source.folder)
             super().__init__(source, *others)
 
-    monkeypatch.setattr(evaluation, "Classifier", Counted)
+    monkeypatch.setattr(labeling, "Classifier", Counted)
     source = models.Source(artifact=trained, folder="model/{language}")
+    texts = {
+        one: labeling.Texts(examples, f"{one}.parquet", language=one) for one in ("en", "de", "hi")
+    }
     actor = evaluation.Evaluation(
-        storage.artifact("evaluation", "f"), {"xnli": examples}, source, Inference(), 1, None, 0
+        storage.artifact("answers", "f"), texts, source, Inference(), 1, None
     )
     for language in ("en", "en", "de", "hi", "hi"):
-        table, _ = actor.work(Shard(f"xnli/{language}", 1, 4))
-        assert table["predicted"].to_pylist() == [always[language]] * 3
+        table, _ = actor.work(Shard(language, 1, 4))
+        assert table["label"].to_pylist() == [always[language]] * 3
         assert table["id"].to_pylist() == [1, 2, 3]
     assert loads == ["model/en", "model/de", "model/hi"]
 

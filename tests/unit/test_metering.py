@@ -22,11 +22,11 @@ def storage(tmp_path: Path) -> Storage:
 
 @pytest.fixture
 def labels(storage: Storage) -> Artifact:
-    return storage.artifact("labels", "a" * 16)
+    return storage.artifact("answers/" + "0" * 16, "a" * 16)
 
 
 def opened(storage: Storage, *artifacts: Artifact, budget: int | None) -> Meter:
-    meter = Meter(storage, Costs(budget=budget), [artifact.path for artifact in artifacts])
+    meter = Meter(storage, Costs(budget=budget), [artifact.stage for artifact in artifacts])
     for artifact in artifacts:
         meter.open(artifact.path, 100, 0, 0)
     return meter
@@ -48,7 +48,7 @@ def test_what_is_given_back_may_be_taken_again(storage: Storage, labels: Artifac
 
 
 def test_a_budget_is_one_for_all_artifacts(storage: Storage, labels: Artifact) -> None:
-    sanity = storage.artifact("victim_sanity", "b" * 16)
+    sanity = storage.artifact(labels.stage, "b" * 16)
     meter = opened(storage, labels, sanity, budget=10)
     assert meter.take(sanity.path, 6, 6) == 6
     assert meter.take(labels.path, 1, 10) == 4
@@ -61,7 +61,7 @@ def test_without_a_budget_everything_is_granted(storage: Storage, labels: Artifa
 def test_a_new_meter_knows_what_an_old_one_granted(storage: Storage, labels: Artifact) -> None:
     opened(storage, labels, budget=10).take(labels.path, 7, 7)
     started_anew = Meter(
-        storage, Costs(budget=10), [labels.path]
+        storage, Costs(budget=10), [labels.stage]
     )  # after its node was lost: nobody opens again
     assert started_anew.take(labels.path, 1, 10) == 3
     next_run = opened(storage, labels, budget=12)
@@ -102,16 +102,6 @@ def test_a_grant_that_another_run_overtakes_is_none_and_costs_the_other_nothing(
     assert heirs[0].take(labels.path, 1, 100) == 50
 
 
-def test_a_purchase_that_another_run_has_finished_is_none_of_ours(
-    storage: Storage, labels: Artifact
-) -> None:
-    opened(storage, labels, budget=None).take(labels.path, 20, 20)
-    heir = opened(storage, labels, budget=None)
-    labels.finish({"results": {"spent": 20}})
-    assert "another run goes on" in str(heir.take(labels.path, 1, 1))
-    assert metering.spent(storage, labels.path) == 20
-
-
 def test_what_was_taken_and_never_kept_is_lost(storage: Storage, labels: Artifact) -> None:
     meter = opened(storage, labels, budget=None)
     meter.take(labels.path, 50, 50)
@@ -142,7 +132,7 @@ def test_complaints_last_until_answers_come_again(storage: Storage, labels: Arti
 
 
 def test_a_pace_spreads_requests_of_all_who_ask(storage: Storage) -> None:
-    meter = Meter(storage, Costs(), [])
+    meter = Meter(storage, Costs())
     waits = [meter.pace("http://victim", 10.0) for _ in range(4)]
     assert waits == pytest.approx([0, 10, 20, 30], abs=1)
     assert meter.pace("http://another", 10.0) == 0
@@ -274,26 +264,37 @@ def test_what_is_granted_while_a_purse_is_closed_is_given_back() -> None:
     assert till.money == 100 - purse.balance == 100
 
 
-def test_what_another_run_spends_meanwhile_counts_and_is_read_once_when_it_is_final(
-    storage: Storage, labels: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sanity = storage.artifact("sanity", "b" * 16)
-    meter = Meter(storage, Costs(budget=100), [labels.path, sanity.path])
+def test_what_another_run_spends_meanwhile_counts(storage: Storage, labels: Artifact) -> None:
+    sanity = storage.artifact(labels.stage, "b" * 16)
+    meter = Meter(storage, Costs(budget=100))
     meter.open(labels.path, 100, 0, 0)
     opened(storage, sanity, budget=None).take(sanity.path, 20, 20)
     assert meter.take(labels.path, 30, 100) == 80
-    meter.give_back(labels.path, 80)
-    sanity.finish({"results": {"spent": 25}})
-    assert meter.take(labels.path, 5, 100) == 75
-    meter.give_back(labels.path, 75)
-    monkeypatch.setattr(Artifact, "manifest", None)
-    assert meter.take(labels.path, 5, 100) == 75
+
+
+def test_all_that_was_ever_bought_from_a_victim_counts(storage: Storage, labels: Artifact) -> None:
+    """Whatever spec it was for; what is bought from another victim does not."""
+    earlier = storage.artifact(labels.stage, "c" * 16)
+    opened(storage, earlier, budget=None).take(earlier.path, 60, 60)
+    other = storage.artifact("answers/" + "9" * 16, "c" * 16)
+    opened(storage, other, budget=None).take(other.path, 500, 500)
+    assert opened(storage, labels, budget=100).take(labels.path, 1, 100) == 40
+    with pytest.raises(UserError, match=r"50 queries are needed and 100 are spent already"):
+        metering.check(storage, 100, {labels.path: 50})
+
+
+def test_what_no_ledger_tells_of_counts_too(storage: Storage, labels: Artifact) -> None:
+    meter = Meter(storage, Costs(budget=100), [labels.stage], before=70)
+    meter.open(labels.path, 100, 0, 0)
+    assert meter.take(labels.path, 1, 100) == 30
+    with pytest.raises(UserError, match="40 queries are needed and 100 are spent already"):
+        metering.check(storage, 100, {labels.path: 40}, before=70)
 
 
 def test_a_grant_just_before_another_run_begins_is_known_to_it(
     storage: Storage, labels: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silent, heir = (opened(storage, labels, budget=100), Meter(storage, Costs(budget=100), []))
+    silent, heir = (opened(storage, labels, budget=100), Meter(storage, Costs(budget=100)))
     write = heir._write
 
     def late(path: str, ledger: dict[str, Any]) -> None:

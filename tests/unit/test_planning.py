@@ -361,7 +361,7 @@ def test_what_is_there_is_said_and_not_paid_for_again(tmp_path: Path):
     given = spec(tmp_path)
     finish(given, "labels", tokens=QUERIES * 100, queries=QUERIES)
     steps = planning.steps(runs.rows(given), Storage.at(given.storage))
-    assert [step.role for step in steps if step.there] == ["labels"]
+    assert [step.role for step in steps if step.state == "there"] == ["labels"]
     text = shown(given)
     assert "There: 1 stages." in text
     assert "Queries to buy: 0" in text
