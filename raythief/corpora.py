@@ -6,25 +6,34 @@
 A sentence is its tokens joined by single spaces, so ``sentence.split(" ")`` gives them back. Every
 paragraph is cleaned on its own: a corpus may be cut into shards between any two of them.
 
-The cleaning follows Krishna et al. (2020), "Thieves on Sesame Street! Model Extraction of
-BERT-based APIs", whose approach the paper takes over: headings and blanks go, the marks of
-WikiText's tokeniser are undone, sentences of three tokens or fewer go. It departs from their script
-in two points. Theirs cuts at every `` . `` and glues ``,`` and ``'`` to the word before them, so
-that ``lobster,`` is a word beside ``lobster``; ours keeps punctuation as tokens of its own, as the
-corpus has it. And ours also cuts at ``!`` and ``?``, but never inside ``" City . " , he said``.
+The paper draws words from "the word-level vocabulary of WikiText-103" and lengths from "the
+distribution of lengths in WikiText-103". Its 267,735 words (Merity et al. 2016) are the tokens that
+its training text has three times or more, marks such as ``@-@`` among them. ``wikitext_words``
+leaves tokens as they are, so that a ``min_count`` of 3 gives this vocabulary, but for
+
+- words that reach three only with headings and with sentences of three tokens or fewer, for no
+  sentence here is made of these (0.9 % of the words, in WikiText-103's validation text);
+- ``<unk>``, ``<eos>`` and what else an encoder would take for a control token.
+
+How sentences are cut the paper does not say. It follows Krishna et al. (2020), "Thieves on Sesame
+Street! Model Extraction of BERT-based APIs", and so do we: headings and blanks go, sentences of
+three tokens or fewer go. Two points differ from their script. Theirs cuts at every `` . ``; ours
+also cuts at ``!`` and ``?``, but never inside ``" City . " , he said``. And theirs undoes the marks
+and glues ``,`` and ``'`` to the word before them, so that ``lobster,`` is a word beside
+``lobster``; ``wikitext`` undoes the marks alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raythief.config import Corpus, FilesCorpus, HubCorpus
+from raythief.config import Corpus, FilesCorpus, HubCorpus, TextCleaning
 from raythief.errors import UserError, first_line
 
 SUFFIXES = (".txt", ".parquet")
@@ -145,12 +154,13 @@ def _texts(batch: Any) -> Iterator[str]:
 # --- cleaning ---------------------------------------------------------------------------------
 
 
-def sentences(paragraphs: Iterable[str], cleaning: Literal["wikitext", "plain"]) -> Iterator[str]:
+def sentences(paragraphs: Iterable[str], cleaning: TextCleaning) -> Iterator[str]:
     """Yield clean sentences of four tokens or more, each its tokens joined by single spaces.
 
-    - ``wikitext`` is for text that is tokenised already: it drops ``= Heading =`` lines and undoes
-      `` @-@ ``, `` @,@ `` and `` @.@ ``. ``<unk>`` stays, since it counts as a word of its
-      sentence; the vocabulary leaves it out.
+    - ``wikitext_words`` is for text that is tokenised already: it drops ``= Heading =`` lines and
+      leaves the tokens alone. Each counts as a word of its sentence: ``1 @,@ 000`` are three.
+      ``<unk>`` is one, too; the vocabulary leaves it out.
+    - ``wikitext`` also undoes `` @-@ ``, `` @,@ `` and `` @.@ ``: ``1,000`` is one.
     - ``plain`` is for running text: it first splits quotes, brackets and ``, ; : . ! ?`` off both
       ends of words. What lies inside a word stays (``3.5``, ``don't``, ``12-(ω)-hydroxy``), and so
       does the point of an abbreviation (``Dr.``, ``e.g.``) and of an initial (``J.``).
@@ -159,8 +169,7 @@ def sentences(paragraphs: Iterable[str], cleaning: Literal["wikitext", "plain"])
     that it closes, unless the text goes on in lower case or with a comma, colon, dash or the like.
     """
     for paragraph in paragraphs:
-        text = _clean_wikitext(paragraph) if cleaning == "wikitext" else _tokenise(paragraph)
-        for sentence in _split(text):
+        for sentence in _split(_CLEAN[cleaning](paragraph)):
             if sentence.count(" ") + 1 >= SHORTEST:
                 yield sentence
 
@@ -168,10 +177,15 @@ def sentences(paragraphs: Iterable[str], cleaning: Literal["wikitext", "plain"])
 _MARK = re.compile(r" @([-,.])@ ")
 
 
-def _clean_wikitext(paragraph: str) -> str:
+def _tokens_of_wikitext(paragraph: str) -> str:
     """Tokens of a WikiText line, joined by single spaces; nothing for a heading."""
     text = " ".join(paragraph.split())
-    return "" if text.startswith("=") else _MARK.sub(r"\1", text)
+    return "" if text.startswith("=") else text
+
+
+def _words_of_wikitext(paragraph: str) -> str:
+    """The same, with the marks of WikiText's tokeniser undone."""
+    return _MARK.sub(r"\1", _tokens_of_wikitext(paragraph))
 
 
 _TERMINATORS = re.compile(r"(?: (?:[.!?]+|…))+(?= |$)")
@@ -238,3 +252,11 @@ def _belongs(trailer: str, word: str) -> bool:
     if trailer in _PARTNERS:
         return 0 < word.count(_PARTNERS[trailer]) == word.count(trailer)
     return _ABBREVIATION.fullmatch(word) is not None
+
+
+_CLEAN: dict[TextCleaning, Callable[[str], str]] = {
+    "wikitext_words": _tokens_of_wikitext,
+    "wikitext": _words_of_wikitext,
+    "plain": _tokenise,
+}
+"""A paragraph's tokens, joined by single spaces."""

@@ -46,6 +46,7 @@ from raythief.config.sources import (
     MiniaturePairs,
     Pairs,
     QueriesPairs,
+    TextCleaning,
 )
 from raythief.config.spec import DATA_ROOT_VARIABLE, Spec
 from raythief.config.stages import (
@@ -112,6 +113,7 @@ __all__ = [
     "SoftLabels",
     "Spec",
     "Sweep",
+    "TextCleaning",
     "Tracking",
     "Training",
     "TrainingWorkers",

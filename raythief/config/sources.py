@@ -8,6 +8,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from raythief.config.base import Label, Language, Section, each_once
 
+TextCleaning = Literal["wikitext_words", "wikitext", "plain"]
+"""What becomes of the text of a corpus, see ``raythief.corpora``."""
+
 
 class HubCorpus(Section):
     """Text from a data set on the Hugging Face hub."""
@@ -24,8 +27,10 @@ class HubCorpus(Section):
     """Column that holds the text."""
     revision: str | None = None
     """Commit hash; null takes the one pinned in `raythief/hub.py`."""
-    cleaning: Literal["wikitext", "plain"] = "wikitext"
-    """`wikitext` drops headings and undoes ` @-@ ` marks; `plain` only splits sentences."""
+    cleaning: TextCleaning = "wikitext_words"
+    """`wikitext_words` drops headings and leaves words as WikiText's own vocabulary has them
+    (`state`, `@-@`, `of`); `wikitext` joins them (`state-of-the-art`), as Krishna et al. did;
+    `plain` is for text that is not tokenised yet."""
 
 
 class FilesCorpus(Section):
@@ -37,8 +42,10 @@ class FilesCorpus(Section):
     """File, folder or glob; relative to `data_root`."""
     column: str = "text"
     """Column that holds the text (parquet only)."""
-    cleaning: Literal["wikitext", "plain"] = "plain"
-    """`wikitext` drops headings and undoes ` @-@ ` marks; `plain` only splits sentences."""
+    cleaning: TextCleaning = "plain"
+    """`wikitext_words` drops headings and leaves words as WikiText's own vocabulary has them
+    (`state`, `@-@`, `of`); `wikitext` joins them (`state-of-the-art`), as Krishna et al. did;
+    `plain` is for text that is not tokenised yet."""
 
 
 class MiniatureCorpus(Section):

@@ -34,6 +34,10 @@ def wikitext(*lines: str) -> list[str]:
     return list(sentences(lines, "wikitext"))
 
 
+def words_of_wikitext(*lines: str) -> list[str]:
+    return list(sentences(lines, "wikitext_words"))
+
+
 def plain(*lines: str) -> list[str]:
     return list(sentences(lines, "plain"))
 
@@ -48,6 +52,14 @@ def test_headings_and_blanks_are_dropped():
 def test_marks_of_the_tokeniser_are_undone():
     text = " The role @-@ playing game sold 3 @,@ 000 @,@ 000 copies at 5 @.@ 5 $ a two @-@ pack . "
     assert wikitext(text) == ["The role-playing game sold 3,000,000 copies at 5.5 $ a two-pack ."]
+
+
+def test_words_stay_as_wikitexts_vocabulary_has_them():
+    text = " The role @-@ playing game sold 3 @,@ 000 copies at 5 @.@ 5 $ . It is well @-@ known . "
+    assert words_of_wikitext(" = A @-@ B = ", "", text) == [
+        "The role @-@ playing game sold 3 @,@ 000 copies at 5 @.@ 5 $ .",
+        "It is well @-@ known .",
+    ]
 
 
 def test_a_paragraph_is_split_at_its_sentences():
