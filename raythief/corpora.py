@@ -28,19 +28,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from raythief import columns
 from raythief.config import Corpus, FilesCorpus, HubCorpus, TextCleaning
-from raythief.errors import UserError, first_line
+from raythief.errors import MissingFileError, UserError
 
-SUFFIXES = (".txt", ".parquet")
+SUFFIXES = (".txt", *columns.SUFFIXES)
 SHORTEST = 4
 """Tokens of the shortest sentence that is kept (Krishna et al.: longer than three)."""
 _PARAGRAPHS = 4096
-"""Paragraphs that become Python strings at once."""
+"""Paragraphs of the hub that become Python strings at once."""
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -71,26 +68,38 @@ def paragraphs(corpus: Corpus, root: Path, seed: int) -> Iterator[str]:
 def files(corpus: FilesCorpus, root: Path) -> list[Path]:
     """The files that a corpus consists of, sorted by path.
 
-    A folder stands for the .txt and .parquet files directly in it, a glob for those it matches
+    A folder stands for the files of ``SUFFIXES`` directly in it, a glob for those it matches
     (``**`` reaches into subfolders); other files beside them are passed over.
 
     Raises:
-        UserError: there are none, or the one file named is neither .txt nor .parquet.
+        MissingFileError: there are none.
+        UserError: the one file named is of another kind.
     """
     path = root / corpus.path
     if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"corpus.path: {path} is neither a .txt nor a .parquet file")
+        if not _is_ours(path):
+            raise UserError(f"corpus.path: {path} is no text; name a file that ends in {_ENDS}")
         return [path]
     if path.is_dir():
         candidates = path.iterdir()
     else:
         pattern = Path(corpus.path)  # its anchor is "" where it is relative, so root remains
         candidates = (root / pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
-    found = sorted(file for file in candidates if file.suffix.lower() in SUFFIXES)
+    found = sorted(file for file in candidates if _is_ours(file))
     if not found:
-        raise UserError(f"corpus.path: there is no .txt or .parquet file at {path}")
+        what = "file" if _is_ours(path) else f"file that ends in {_ENDS}"
+        raise MissingFileError(
+            f"corpus.path: there is no {what} at {path}; put it there, or correct the path or "
+            "`data_root`"
+        )
     return found
+
+
+_ENDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+
+
+def _is_ours(file: Path) -> bool:
+    return file.name.lower().endswith(SUFFIXES)
 
 
 def _from_hub(corpus: HubCorpus) -> Iterator[str]:
@@ -103,15 +112,17 @@ def _from_hub(corpus: HubCorpus) -> Iterator[str]:
         revision=hub.revision(corpus.dataset, corpus.revision, "corpus.dataset"),
         columns=[corpus.column],
     )
-    _check_column(table.schema, corpus.column, corpus.dataset)
-    batches = table.to_batches(max_chunksize=_PARAGRAPHS)
-    return (text for batch in batches for text in _texts(batch))
+    columns.check(table.schema, corpus.column, corpus.dataset)
+    start = 0
+    for batch in table.to_batches(max_chunksize=_PARAGRAPHS):
+        yield from columns.texts(batch.column(0), f"corpus.dataset: {corpus.dataset}", start)
+        start += batch.num_rows
 
 
 def _from_files(found: Iterable[Path], column: str) -> Iterator[str]:
     for file in found:
         is_text = file.suffix.lower() == ".txt"
-        yield from _from_text(file) if is_text else _from_parquet(file, column)
+        yield from _from_text(file) if is_text else columns.cells(file, column)
 
 
 def _from_text(file: Path) -> Iterator[str]:
@@ -123,32 +134,6 @@ def _from_text(file: Path) -> Iterator[str]:
         raise UserError(f"corpus.path: {file} is not UTF-8 text: {error.reason}") from None
     except OSError as error:
         raise UserError(f"corpus.path: {file} can not be read: {error.strerror}") from None
-
-
-def _from_parquet(file: Path, column: str) -> Iterator[str]:
-    try:
-        table = pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = first_line(error)
-        raise UserError(f"corpus.path: {file} can not be read as parquet: {reason}") from None
-    with table:
-        _check_column(table.schema_arrow, column, str(file))
-        for batch in table.iter_batches(batch_size=_PARAGRAPHS, columns=[column]):
-            yield from _texts(batch)
-
-
-def _check_column(schema: Any, column: str, origin: str) -> None:
-    if column not in schema.names:
-        raise UserError(
-            f"corpus.column: {origin} has no column `{column}`, only {', '.join(schema.names)}"
-        )
-    kind = schema.field(column).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise UserError(f"corpus.column: column `{column}` of {origin} holds {kind}, not text")
-
-
-def _texts(batch: Any) -> Iterator[str]:
-    return (text for text in batch.column(0).to_pylist() if text is not None)
 
 
 # --- cleaning ---------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raythief import hub
+from raythief import columns, hub
 from raythief.config import (
     LABELS,
     EvaluationPairs,
@@ -140,6 +140,10 @@ def _read_file(pairs: FilesPairs, language: str, root: Path, field: str) -> pa.T
     path = _path(pairs, language, root, field)
     origin = f"{field}: {path}"
     try:
+        names = pq.read_schema(path).names
+        twice = [column for column in COLUMNS if names.count(column) > 1]
+        if twice:
+            raise UserError(f"{origin} has several columns `{twice[0]}`; rename all but one")
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError):
         raise UserError(f"{origin} can not be read; give a parquet file") from None
@@ -200,24 +204,28 @@ def _checked(table: pa.Table, names: Sequence[Label] | None, origin: str, unname
                 " the row"
             )
     for column in ("premise", "hypothesis"):
-        if not _is_text(table[column].type):
+        if not columns.is_text(table[column].type):
             raise UserError(
                 f"{origin} holds {table[column].type} in the column `{column}`; give text"
             )
-    columns = [
+    for column in COLUMNS:
+        row = columns.undecodable(table[column])
+        if row >= 0:
+            raise UserError(f"{origin}: the column `{column}` {columns.not_text(row)}")
+    arrays = [
         pa.array(np.arange(table.num_rows, dtype=np.int64)),
         table["premise"].cast(pa.string()),
         table["hypothesis"].cast(pa.string()),
         _named(table["label"], names, origin, unnamed),
     ]
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(arrays, schema=SCHEMA)
 
 
 def _named(
     labels: pa.ChunkedArray, names: Sequence[Label] | None, origin: str, unnamed: str
 ) -> pa.ChunkedArray:
     """Names of a label column that holds names or integers."""
-    if _is_text(labels.type):
+    if columns.is_text(labels.type):
         allowed: pa.Array = pa.array(LABELS, type=labels.type)
         meaning = f"is none of {_quoted(LABELS)}; correct it"
     elif pa.types.is_integer(labels.type):
@@ -235,13 +243,9 @@ def _named(
             f"{origin} has the label {labels[row].as_py()!r} in row {row} (counted from 0), which"
             f" {meaning}"
         )
-    if _is_text(labels.type):
+    if columns.is_text(labels.type):
         return labels.cast(pa.string())
     return pa.chunked_array([pc.take(pa.array(names, pa.string()), labels.combine_chunks())])
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 # --- labels -----------------------------------------------------------------------------------

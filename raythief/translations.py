@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raythief import columns
 from raythief.artifacts import Artifact
 from raythief.config import FilesParallel, Language, Parallel
 from raythief.errors import MissingFileError, UserError
@@ -96,20 +97,30 @@ def _lines(english: Path, other: Path) -> Iterator[tuple[str, str]]:
 
 
 def _rows(path: Path, language: str) -> Iterator[tuple[str, str]]:
+    two, start = ("en", language), 0
     try:
         table = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError):
+        for column in two:
+            if column not in table.schema_arrow.names:
+                raise UserError(f"{FIELD}.path: {path} has no column `{column}`")
+            kind = table.schema_arrow.field(column).type
+            if not columns.is_text(kind):
+                raise UserError(f"{FIELD}.path: column `{column}` of {path} holds {kind}, not text")
+        for batch in table.iter_batches(columns=list(two)):
+            for column in two:
+                row = columns.undecodable(batch.column(column))
+                if row >= 0:
+                    fault = columns.not_text(start + row)
+                    raise UserError(f"{FIELD}.path: {path}: the column `{column}` {fault}")
+            start += batch.num_rows
+            sides = (batch.column(column).to_pylist() for column in two)
+            for one, other in zip(*sides, strict=True):
+                yield (one or "").strip(), (other or "").strip()
+    except (pa.ArrowException, OSError):
         raise UserError(
             f"{FIELD}.path: {path} can not be read as parquet; for plain text name the English "
             f"file in {FIELD}.english"
         ) from None
-    for column in ("en", language):
-        if column not in table.schema_arrow.names:
-            raise UserError(f"{FIELD}.path: {path} has no column `{column}`")
-    for batch in table.iter_batches(columns=["en", language]):
-        ours, theirs = (batch.column(name).to_pylist() for name in ("en", language))
-        for one, two in zip(ours, theirs, strict=True):
-            yield (one or "").strip(), (two or "").strip()
 
 
 def build(

@@ -34,14 +34,15 @@ class HubCorpus(Section):
 
 
 class FilesCorpus(Section):
-    """Text from files of one's own: .txt (one paragraph a line) or .parquet."""
+    """Text from files of one's own: .txt (one paragraph a line), .parquet, .csv or .jsonl (one
+    object a line), the last two also as .gz."""
 
     source: Literal["files"]
     """Where the text comes from."""
     path: str
     """File, folder or glob; relative to `data_root`."""
     column: str = "text"
-    """Column that holds the text (parquet only)."""
+    """Column that holds the text (of a .txt file: the whole)."""
     cleaning: TextCleaning = "plain"
     """`wikitext_words` drops headings and leaves words as WikiText's own vocabulary has them
     (`state`, `@-@`, `of`); `wikitext` joins them (`state-of-the-art`), as Krishna et al. did;
