@@ -68,6 +68,9 @@ class Step:
     """Which rows use it; empty where there is only one."""
     stage: Stage
     there: bool
+    lacks: tuple[str, ...]
+    """What to tell of files of the user's that are not there, the stage's own and of those that it
+    is made from; it can not be built without them."""
     work: Work
     kind: Kind
     """Which workers build it."""
@@ -84,6 +87,7 @@ def steps(rows: Sequence[runs.Row], storage: Storage) -> list[Step]:
     for key, (role, owner) in runs.owners(rows).items():
         row, stage = users[key]
         there = storage.artifact(stage.name, key).manifest() is not None
+        lacks = tuple(dict.fromkeys(each for one in stage.ancestors() for each in one.lacks))
         done = work(row, role, storage)
         kind: Kind = "training" if stage.name in runs.WORKERS["training"] else "inference"
         group: Workers = getattr(row.variant.spec.resources, kind)
@@ -91,7 +95,7 @@ def steps(rows: Sequence[runs.Row], storage: Storage) -> list[Step]:
         one = done.flops / speed(costs, kind, group)[0] / 3600
         hours = one if costs.device == "CPU" else one * (group.gpus or 1)
         clock = one / max(1, group.workers)
-        found.append(Step(role, owner, stage, there, done, kind, hours, clock))
+        found.append(Step(role, owner, stage, there, lacks, done, kind, hours, clock))
     return found
 
 
@@ -117,7 +121,7 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
     spec = row.variant.spec
     count = spec.queries.count
     gibberish = _tokens_per_query(row, storage)
-    real = nli.rows(spec.real.train, spec.root)
+    real = nli.rows(spec.real.train, spec.root, "real.train")
     if role == "queries":
         return Work(f"{count:,} pairs")
     bought = row.stages[role].queries
@@ -147,10 +151,11 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
         kind = role.partition(":")[2]
         pairs = real if kind == "train" else spec.figure2.count
         length = gibberish if kind == "gibberish" else TOKENS_PER_REAL_PAIR
-        tokens = pairs * min(length, spec.inference.max_tokens)
-        return Work(f"{pairs:,} pairs", FORWARD * _per_token(spec.figure2, spec) * tokens)
+        tokens = (pairs or math.nan) * min(length, spec.inference.max_tokens)
+        return Work(_pairs(pairs), FORWARD * _per_token(spec.figure2, spec) * tokens)
     if role == "figure2" and spec.figure2 is not None:
-        return Work(f"{2 * spec.figure2.count:,} x {real:,} distances")
+        known = f"{2 * spec.figure2.count:,} x {real:,} distances"
+        return Work(known if real else "distances to pairs not known")
     if role == "aligned":
         assert spec.extractor.bilstm is not None
         count = len(row.stages[role].config["languages"])
@@ -161,11 +166,16 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
         pairs, tokens = 0, 0.0
         for name, chosen in spec.evaluation.sets.items():
             if f"examples:{name}" in row.stages[role].inputs:
-                size = nli.rows(chosen, spec.root) * len(chosen.languages)
+                size = nli.rows(chosen, spec.root, f"evaluation.sets.{name}")
+                size *= len(chosen.languages)
                 length = gibberish if chosen.source == "queries" else TOKENS_PER_REAL_PAIR
                 pairs, tokens = pairs + size, tokens + (size or math.nan) * length
-        return Work(f"{pairs:,} pairs", FORWARD * _per_token(model, spec) * tokens)
+        return Work(_pairs(pairs), FORWARD * _per_token(model, spec) * tokens)
     return Work("")
+
+
+def _pairs(count: int) -> str:
+    return f"{count:,} pairs" if count else "pairs not known"
 
 
 def show(spec: Spec, rows: Sequence[runs.Row], console: Console) -> None:
@@ -186,6 +196,11 @@ def show(spec: Spec, rows: Sequence[runs.Row], console: Console) -> None:
     bill = queries * spec.costs.query_usd
     rate = 0.0 if spec.costs.device == "CPU" else spec.costs.gpu_hour_usd
     tell(f"There: {len(plan) - len(missing)} stages. Missing: {len(missing)} stages.")
+    lacks = list(dict.fromkeys(each for step in plan for each in step.lacks))
+    for line in lacks:
+        tell(escape(f"Data missing: {line}"))
+    if lacks:
+        tell("A run is refused until they are there; what is made from them may be there already.")
     tell(f"Queries to buy: {queries:,} (${bill:,.2f})")
     least = "at least " if len(known) < len(missing) else ""
     tell(f"{unit}: {least}{hours:,.1f} on {spec.costs.device}")
@@ -232,6 +247,7 @@ def _continuing(plan: Sequence[Step]) -> int:
 def _table(title: str, plan: Sequence[Step], unit: str) -> Table:
     table = Table(title=title, title_style="bold", box=box.SIMPLE_HEAD)
     several = any(step.owner for step in plan)
+    states = {True: "[green]there[/]", False: "missing"}
     for name in ("Stage", *(["Rows"] if several else []), "State", "Work"):
         table.add_column(name, no_wrap=True)
     for name in ("PFLOP", unit):
@@ -240,7 +256,7 @@ def _table(title: str, plan: Sequence[Step], unit: str) -> Table:
         table.add_row(
             step.role,
             *([step.owner] if several else []),
-            "[green]there[/]" if step.there else "missing",
+            "[red]data missing[/]" if step.lacks else states[step.there],
             step.work.what,
             _amount(step.work.flops / 1e15, 1),
             _amount(step.hours, 2),
@@ -259,7 +275,7 @@ def _training(spec: Spec, model: Model, how: Training, parts: Sequence[tuple[int
     """Work of a training on so many examples of so many tokens each."""
     examples = sum(count for count, _ in parts)
     tokens = sum(count * min(length, how.max_tokens) for count, length in parts)
-    if not examples:
+    if not all(count for count, _ in parts):
         return Work("examples not known", math.nan)
     passes = how.epochs
     if how.steps:

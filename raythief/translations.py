@@ -25,23 +25,25 @@ FEWEST = 3
 """Sentences of a language: two to set against each other, and one held out."""
 
 
-def files(parallel: FilesParallel, language: str, root: Path) -> dict[str, Path]:
-    """The files of a language by the field that names them.
+def named(parallel: FilesParallel) -> dict[str, str]:
+    """What names the files of a language, by field."""
+    every = {"path": parallel.path, "english": parallel.english}
+    return {field: path for field, path in every.items() if path}
+
+
+def file(parallel: FilesParallel, field: str, language: str, root: Path) -> Path:
+    """The file of a language that a field names.
 
     Raises:
-        MissingFileError: one is missing.
+        MissingFileError: there is none.
     """
-    named = {"path": parallel.path, "english": parallel.english}
-    found = {
-        name: root / path.replace("{language}", language) for name, path in named.items() if path
-    }
-    for name, path in found.items():
-        if not path.is_file():
-            raise MissingFileError(
-                f"{FIELD}.{name}: there is no file {path}; put parallel sentences of `{language}` "
-                "there"
-            )
-    return found
+    path = root / named(parallel)[field].replace("{language}", language)
+    if not path.is_file():
+        raise MissingFileError(
+            f"{FIELD}.{field}: there is no file {path}; put parallel sentences of `{language}` "
+            "there"
+        )
+    return path
 
 
 def read(parallel: Parallel, language: str, root: Path, seed: int) -> pa.Table:
@@ -61,7 +63,7 @@ def read(parallel: Parallel, language: str, root: Path, seed: int) -> pa.Table:
             lines, or there are fewer than three sentences.
     """
     if isinstance(parallel, FilesParallel):
-        found = files(parallel, language, root)
+        found = {field: file(parallel, field, language, root) for field in named(parallel)}
         two = (found["english"], found["path"]) if "english" in found else None
         pairs = _lines(*two) if two else _rows(found["path"], language)
         chosen = [pair for pair in islice(pairs, parallel.max_sentences) if all(pair)]

@@ -73,10 +73,10 @@ def test_one_file_for_each_language(tmp_path: Path) -> None:
     tables = {each: nli.read(pairs, each, tmp_path, 0, FIELD) for each in pairs.languages}
     assert tables["sw"]["premise"].to_pylist() == ["sw 0", "sw 1"]
     assert tables["sw"]["id"].equals(tables["en"]["id"])
-    assert nli.files(pairs, tmp_path) == [tmp_path / "en.parquet", tmp_path / "sw.parquet"]
+    assert nli.file(pairs, "sw", tmp_path, FIELD) == tmp_path / "sw.parquet"
     (tmp_path / "sw.parquet").unlink()
     with pytest.raises(UserError, match=r"^evaluation.sets.mine.path: .*sw.parquet is no file; "):
-        nli.files(pairs, tmp_path, FIELD)
+        nli.file(pairs, "sw", tmp_path, FIELD)
 
 
 @pytest.mark.parametrize(

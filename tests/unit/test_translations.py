@@ -96,7 +96,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path):
 
 def test_a_missing_file_is_told_with_its_field(tmp_path: Path):
     with pytest.raises(UserError, match=r"^extractor\.bilstm\.parallel\.path: .*de-en\.de; put"):
-        translations.files(TEXT, "de", tmp_path)
+        translations.read(TEXT, "de", tmp_path, 0)
     (tmp_path / "de-en.de").touch()
     with pytest.raises(UserError, match=r"^extractor\.bilstm\.parallel\.english: .*de-en\.en; put"):
-        translations.files(TEXT, "de", tmp_path)
+        translations.read(TEXT, "de", tmp_path, 0)
