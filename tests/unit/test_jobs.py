@@ -89,6 +89,14 @@ def test_words_of_the_paper_s_specs_are_wikitexts_own(name: str) -> None:
     assert spec.vocabulary.top_k is None
 
 
+@pytest.mark.parametrize("name", ["real_english", "real_figure2", "miniature/demo"])
+def test_specs_with_recorded_results_keep_the_words_that_these_were_made_of(name: str) -> None:
+    for variant in config.expand(load(name)):
+        corpus, words = variant.spec.corpus, variant.spec.vocabulary
+        assert words.min_count == 1
+        assert corpus.source == "miniature" or corpus.cleaning in ("wikitext", "plain")
+
+
 # --- the paper's rows -------------------------------------------------------------------------
 
 
