@@ -61,7 +61,8 @@ def synthetic(words: int = 267_000) -> Distribution:
 
 def measured(file: Path) -> Distribution:
     """Words and sentence lengths of a text."""
-    sentences = corpora.sentences(pq.read_table(file)["text"].to_pylist(), "wikitext")
+    text = pq.read_table(file)["text"].to_pylist()
+    sentences = corpora.sentences(text, config.HubCorpus().cleaning)
     return restrict(Counts.of(sentences), config.Vocabulary())
 
 

@@ -117,8 +117,9 @@ def plan(
 ) -> None:
     """Tell what a run would build, what is there, and what it would take. Changes nothing.
 
-    Needs no network, no cluster and no model: hours come from the sizes of the models and from
-    what a stored benchmark reached on `costs.device`, else from the speed that `costs` assume.
+    Needs no network, no cluster, no model and no data, and says which data are missing: hours come
+    from the sizes of the models and from what a stored benchmark reached on `costs.device`, else
+    from the speed that `costs` assume.
     """
     loaded = config.load(spec, overrides or [])
     from raythief import planning, runs
@@ -128,7 +129,7 @@ def plan(
 
         rows = sweeping.rows(loaded)
     else:
-        rows = runs.rows(loaded, only or [])
+        rows = runs.rows(loaded, only or [], missing_ok=True)
     # A pipe or a file has no width; a plan's rows should not be folded there.
     wide = Console() if sys.stdout.isatty() else Console(width=120)
     planning.show(loaded, rows, wide)

@@ -6,32 +6,38 @@
 A sentence is its tokens joined by single spaces, so ``sentence.split(" ")`` gives them back. Every
 paragraph is cleaned on its own: a corpus may be cut into shards between any two of them.
 
-The cleaning follows Krishna et al. (2020), "Thieves on Sesame Street! Model Extraction of
-BERT-based APIs", whose approach the paper takes over: headings and blanks go, the marks of
-WikiText's tokeniser are undone, sentences of three tokens or fewer go. It departs from their script
-in two points. Theirs cuts at every `` . `` and glues ``,`` and ``'`` to the word before them, so
-that ``lobster,`` is a word beside ``lobster``; ours keeps punctuation as tokens of its own, as the
-corpus has it. And ours also cuts at ``!`` and ``?``, but never inside ``" City . " , he said``.
+The paper draws words from "the word-level vocabulary of WikiText-103" and lengths from "the
+distribution of lengths in WikiText-103". Its 267,735 words (Merity et al. 2016) are the tokens that
+its training text has three times or more, marks such as ``@-@`` among them. ``wikitext_words``
+leaves tokens as they are, so that a ``min_count`` of 3 gives this vocabulary, but for
+
+- words that reach three only with headings and with sentences of three tokens or fewer, for no
+  sentence here is made of these (0.9 % of the words, in WikiText-103's validation text);
+- ``<unk>``, ``<eos>`` and what else an encoder would take for a control token.
+
+How sentences are cut the paper does not say. It follows Krishna et al. (2020), "Thieves on Sesame
+Street! Model Extraction of BERT-based APIs", and so do we: headings and blanks go, sentences of
+three tokens or fewer go. Two points differ from their script. Theirs cuts at every `` . ``; ours
+also cuts at ``!`` and ``?``, but never inside ``" City . " , he said``. And theirs undoes the marks
+and glues ``,`` and ``'`` to the word before them, so that ``lobster,`` is a word beside
+``lobster``; ``wikitext`` undoes the marks alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from raythief import columns
+from raythief.config import Corpus, FilesCorpus, HubCorpus, TextCleaning
+from raythief.errors import MissingFileError, UserError
 
-from raythief.config import Corpus, FilesCorpus, HubCorpus
-from raythief.errors import UserError, first_line
-
-SUFFIXES = (".txt", ".parquet")
+SUFFIXES = (".txt", *columns.SUFFIXES)
 SHORTEST = 4
 """Tokens of the shortest sentence that is kept (Krishna et al.: longer than three)."""
 _PARAGRAPHS = 4096
-"""Paragraphs that become Python strings at once."""
+"""Paragraphs of the hub that become Python strings at once."""
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -62,26 +68,38 @@ def paragraphs(corpus: Corpus, root: Path, seed: int) -> Iterator[str]:
 def files(corpus: FilesCorpus, root: Path) -> list[Path]:
     """The files that a corpus consists of, sorted by path.
 
-    A folder stands for the .txt and .parquet files directly in it, a glob for those it matches
+    A folder stands for the files of ``SUFFIXES`` directly in it, a glob for those it matches
     (``**`` reaches into subfolders); other files beside them are passed over.
 
     Raises:
-        UserError: there are none, or the one file named is neither .txt nor .parquet.
+        MissingFileError: there are none.
+        UserError: the one file named is of another kind.
     """
     path = root / corpus.path
     if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"corpus.path: {path} is neither a .txt nor a .parquet file")
+        if not _is_ours(path):
+            raise UserError(f"corpus.path: {path} is no text; name a file that ends in {_ENDS}")
         return [path]
     if path.is_dir():
         candidates = path.iterdir()
     else:
         pattern = Path(corpus.path)  # its anchor is "" where it is relative, so root remains
         candidates = (root / pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
-    found = sorted(file for file in candidates if file.suffix.lower() in SUFFIXES)
+    found = sorted(file for file in candidates if _is_ours(file))
     if not found:
-        raise UserError(f"corpus.path: there is no .txt or .parquet file at {path}")
+        what = "file" if _is_ours(path) else f"file that ends in {_ENDS}"
+        raise MissingFileError(
+            f"corpus.path: there is no {what} at {path}; put it there, or correct the path or "
+            "`data_root`"
+        )
     return found
+
+
+_ENDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+
+
+def _is_ours(file: Path) -> bool:
+    return file.name.lower().endswith(SUFFIXES)
 
 
 def _from_hub(corpus: HubCorpus) -> Iterator[str]:
@@ -94,15 +112,17 @@ def _from_hub(corpus: HubCorpus) -> Iterator[str]:
         revision=hub.revision(corpus.dataset, corpus.revision, "corpus.dataset"),
         columns=[corpus.column],
     )
-    _check_column(table.schema, corpus.column, corpus.dataset)
-    batches = table.to_batches(max_chunksize=_PARAGRAPHS)
-    return (text for batch in batches for text in _texts(batch))
+    columns.check(table.schema, corpus.column, corpus.dataset)
+    start = 0
+    for batch in table.to_batches(max_chunksize=_PARAGRAPHS):
+        yield from columns.texts(batch.column(0), f"corpus.dataset: {corpus.dataset}", start)
+        start += batch.num_rows
 
 
 def _from_files(found: Iterable[Path], column: str) -> Iterator[str]:
     for file in found:
         is_text = file.suffix.lower() == ".txt"
-        yield from _from_text(file) if is_text else _from_parquet(file, column)
+        yield from _from_text(file) if is_text else columns.cells(file, column)
 
 
 def _from_text(file: Path) -> Iterator[str]:
@@ -116,41 +136,16 @@ def _from_text(file: Path) -> Iterator[str]:
         raise UserError(f"corpus.path: {file} can not be read: {error.strerror}") from None
 
 
-def _from_parquet(file: Path, column: str) -> Iterator[str]:
-    try:
-        table = pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = first_line(error)
-        raise UserError(f"corpus.path: {file} can not be read as parquet: {reason}") from None
-    with table:
-        _check_column(table.schema_arrow, column, str(file))
-        for batch in table.iter_batches(batch_size=_PARAGRAPHS, columns=[column]):
-            yield from _texts(batch)
-
-
-def _check_column(schema: Any, column: str, origin: str) -> None:
-    if column not in schema.names:
-        raise UserError(
-            f"corpus.column: {origin} has no column `{column}`, only {', '.join(schema.names)}"
-        )
-    kind = schema.field(column).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise UserError(f"corpus.column: column `{column}` of {origin} holds {kind}, not text")
-
-
-def _texts(batch: Any) -> Iterator[str]:
-    return (text for text in batch.column(0).to_pylist() if text is not None)
-
-
 # --- cleaning ---------------------------------------------------------------------------------
 
 
-def sentences(paragraphs: Iterable[str], cleaning: Literal["wikitext", "plain"]) -> Iterator[str]:
+def sentences(paragraphs: Iterable[str], cleaning: TextCleaning) -> Iterator[str]:
     """Yield clean sentences of four tokens or more, each its tokens joined by single spaces.
 
-    - ``wikitext`` is for text that is tokenised already: it drops ``= Heading =`` lines and undoes
-      `` @-@ ``, `` @,@ `` and `` @.@ ``. ``<unk>`` stays, since it counts as a word of its
-      sentence; the vocabulary leaves it out.
+    - ``wikitext_words`` is for text that is tokenised already: it drops ``= Heading =`` lines and
+      leaves the tokens alone. Each counts as a word of its sentence: ``1 @,@ 000`` are three.
+      ``<unk>`` is one, too; the vocabulary leaves it out.
+    - ``wikitext`` also undoes `` @-@ ``, `` @,@ `` and `` @.@ ``: ``1,000`` is one.
     - ``plain`` is for running text: it first splits quotes, brackets and ``, ; : . ! ?`` off both
       ends of words. What lies inside a word stays (``3.5``, ``don't``, ``12-(ω)-hydroxy``), and so
       does the point of an abbreviation (``Dr.``, ``e.g.``) and of an initial (``J.``).
@@ -159,8 +154,7 @@ def sentences(paragraphs: Iterable[str], cleaning: Literal["wikitext", "plain"])
     that it closes, unless the text goes on in lower case or with a comma, colon, dash or the like.
     """
     for paragraph in paragraphs:
-        text = _clean_wikitext(paragraph) if cleaning == "wikitext" else _tokenise(paragraph)
-        for sentence in _split(text):
+        for sentence in _split(_CLEAN[cleaning](paragraph)):
             if sentence.count(" ") + 1 >= SHORTEST:
                 yield sentence
 
@@ -168,10 +162,15 @@ def sentences(paragraphs: Iterable[str], cleaning: Literal["wikitext", "plain"])
 _MARK = re.compile(r" @([-,.])@ ")
 
 
-def _clean_wikitext(paragraph: str) -> str:
+def _tokens_of_wikitext(paragraph: str) -> str:
     """Tokens of a WikiText line, joined by single spaces; nothing for a heading."""
     text = " ".join(paragraph.split())
-    return "" if text.startswith("=") else _MARK.sub(r"\1", text)
+    return "" if text.startswith("=") else text
+
+
+def _words_of_wikitext(paragraph: str) -> str:
+    """The same, with the marks of WikiText's tokeniser undone."""
+    return _MARK.sub(r"\1", _tokens_of_wikitext(paragraph))
 
 
 _TERMINATORS = re.compile(r"(?: (?:[.!?]+|…))+(?= |$)")
@@ -238,3 +237,11 @@ def _belongs(trailer: str, word: str) -> bool:
     if trailer in _PARTNERS:
         return 0 < word.count(_PARTNERS[trailer]) == word.count(trailer)
     return _ABBREVIATION.fullmatch(word) is not None
+
+
+_CLEAN: dict[TextCleaning, Callable[[str], str]] = {
+    "wikitext_words": _tokens_of_wikitext,
+    "wikitext": _words_of_wikitext,
+    "plain": _tokenise,
+}
+"""A paragraph's tokens, joined by single spaces."""

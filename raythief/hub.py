@@ -33,8 +33,7 @@ import yaml
 from raythief.errors import UserError
 
 # Each commit below was found beside its repository's name in several independent public projects
-# that pin it too (code search, November 2026). No such trace of pritamdeka/cord-19-abstract
-# exists, so whoever reads it gives the commit.
+# that pin it too (code search, November 2026).
 REVISIONS: dict[str, str] = {
     "FacebookAI/roberta-large-mnli": "2a8f12d27941090092df78e4ba6f0928eb5eac98",
     "FacebookAI/roberta-base": "e2da8e2f811d1448a5b465c236feacd80ffbac7b",

@@ -22,7 +22,7 @@ import raythief.bilstm  # noqa: F401 (makes its model known to the Auto classes)
 from raythief import hub
 from raythief.artifacts import Artifact
 from raythief.config import LABELS, Model, Precision
-from raythief.errors import UserError
+from raythief.errors import MissingFileError, UserError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -74,16 +74,19 @@ def find(model: Model, root: Path, field: str) -> Source:
         field: What the spec calls the name, for errors.
 
     Raises:
-        UserError: it is neither, the folder holds no safe model, or no commit is known.
+        MissingFileError: it is neither.
+        UserError: the folder holds no safe model, or no commit is known.
     """
     folder = (root / Path(model.model).expanduser()).resolve()
     if folder.is_dir():
         config_of(folder, field)
         return Source(path=str(folder))
     if not _HUB_ID.fullmatch(model.model):
-        raise UserError(
-            f"{field}: `{model.model}` is neither a folder that exists, nor a hub id (owner/name), "
-            "nor miniature:english or miniature:multilingual"
+        mistaken = folder.exists() or model.model.startswith("miniature:")
+        raise (UserError if mistaken else MissingFileError)(
+            f"{field}: `{model.model}` is neither a folder that exists ({folder}), nor a hub id "
+            "(owner/name), nor miniature:english or miniature:multilingual; correct it, or "
+            "`data_root`, or put the folder there"
         )
     return Source(repo_id=model.model, revision=hub.revision(model.model, model.revision, field))
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raythief import hub
+from raythief import columns, hub
 from raythief.config import (
     LABELS,
     EvaluationPairs,
@@ -30,7 +30,7 @@ from raythief.config import (
     MiniaturePairs,
     Pairs,
 )
-from raythief.errors import UserError
+from raythief.errors import MissingFileError, UserError
 
 SCHEMA = pa.schema(
     [
@@ -84,22 +84,38 @@ def read(pairs: Pairs, language: str, root: Path, seed: int, field: str) -> pa.T
     return _read_miniature(pairs, language, seed)
 
 
-def files(pairs: FilesPairs, root: Path, field: str = "pairs") -> list[Path]:
-    """Return the files of all languages, in the order of the languages, each once.
+def file(pairs: FilesPairs, language: str, root: Path, field: str) -> Path:
+    """The file of a language.
 
     Raises:
-        UserError: one of them is missing.
+        MissingFileError: there is none.
     """
-    return list(dict.fromkeys(_path(pairs, each, root, field) for each in pairs.languages))
+    path = root / pairs.path.replace("{language}", language)
+    if not path.is_file():
+        raise MissingFileError(
+            f"{field}.path: {path} is no file; put it there, or correct the path or `data_root`"
+        )
+    return path
 
 
-def rows(pairs: EvaluationPairs, root: Path) -> int:
-    """Rows in one language, told without the network; 0 where that can not be."""
+def rows(pairs: EvaluationPairs, root: Path, field: str) -> int:
+    """Rows in one language, told without the network; 0 where that can not be.
+
+    Raises:
+        UserError: a file is no parquet.
+    """
     if pairs.source == "hub":
         return SIZES.get((pairs.dataset, pairs.split), 0)
-    if pairs.source == "files":
-        return int(pq.read_metadata(files(pairs, root)[0]).num_rows)
-    return pairs.count
+    if pairs.source != "files":
+        return pairs.count
+    try:
+        path = file(pairs, pairs.languages[0], root, field)
+    except MissingFileError:
+        return 0
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError):
+        raise UserError(f"{field}: {path} can not be read; give a parquet file") from None
 
 
 def _read_hub(pairs: HubPairs, language: str, field: str) -> pa.Table:
@@ -137,9 +153,13 @@ def _read_hub(pairs: HubPairs, language: str, field: str) -> pa.Table:
 def _read_file(pairs: FilesPairs, language: str, root: Path, field: str) -> pa.Table:
     if pairs.labels is not None and _canonical(pairs.labels) is None:
         raise UserError(f"{field}.labels: name each of {_quoted(LABELS)} once")
-    path = _path(pairs, language, root, field)
+    path = file(pairs, language, root, field)
     origin = f"{field}: {path}"
     try:
+        names = pq.read_schema(path).names
+        twice = [column for column in COLUMNS if names.count(column) > 1]
+        if twice:
+            raise UserError(f"{origin} has several columns `{twice[0]}`; rename all but one")
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError):
         raise UserError(f"{origin} can not be read; give a parquet file") from None
@@ -163,13 +183,6 @@ def _read_miniature(pairs: MiniaturePairs, language: str, seed: int) -> pa.Table
     premises, hypotheses, labels = zip(*rows, strict=True)
     ids = np.arange(len(rows), dtype=np.int64)
     return pa.table([ids, list(premises), list(hypotheses), list(labels)], schema=SCHEMA)
-
-
-def _path(pairs: FilesPairs, language: str, root: Path, field: str) -> Path:
-    path = root / pairs.path.replace("{language}", language)
-    if not path.is_file():
-        raise UserError(f"{field}.path: {path} is no file; correct the path or `data_root`")
-    return path
 
 
 def _split_seed(seed: int, split: str) -> int:
@@ -200,24 +213,28 @@ def _checked(table: pa.Table, names: Sequence[Label] | None, origin: str, unname
                 " the row"
             )
     for column in ("premise", "hypothesis"):
-        if not _is_text(table[column].type):
+        if not columns.is_text(table[column].type):
             raise UserError(
                 f"{origin} holds {table[column].type} in the column `{column}`; give text"
             )
-    columns = [
+    for column in COLUMNS:
+        row = columns.undecodable(table[column])
+        if row >= 0:
+            raise UserError(f"{origin}: the column `{column}` {columns.not_text(row)}")
+    arrays = [
         pa.array(np.arange(table.num_rows, dtype=np.int64)),
         table["premise"].cast(pa.string()),
         table["hypothesis"].cast(pa.string()),
         _named(table["label"], names, origin, unnamed),
     ]
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(arrays, schema=SCHEMA)
 
 
 def _named(
     labels: pa.ChunkedArray, names: Sequence[Label] | None, origin: str, unnamed: str
 ) -> pa.ChunkedArray:
     """Names of a label column that holds names or integers."""
-    if _is_text(labels.type):
+    if columns.is_text(labels.type):
         allowed: pa.Array = pa.array(LABELS, type=labels.type)
         meaning = f"is none of {_quoted(LABELS)}; correct it"
     elif pa.types.is_integer(labels.type):
@@ -235,13 +252,9 @@ def _named(
             f"{origin} has the label {labels[row].as_py()!r} in row {row} (counted from 0), which"
             f" {meaning}"
         )
-    if _is_text(labels.type):
+    if columns.is_text(labels.type):
         return labels.cast(pa.string())
     return pa.chunked_array([pc.take(pa.array(names, pa.string()), labels.combine_chunks())])
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 # --- labels -----------------------------------------------------------------------------------

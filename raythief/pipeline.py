@@ -10,11 +10,11 @@ variants of a table share all that they can.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -54,9 +54,9 @@ from raythief.config import (
     Victim,
     identity,
 )
-from raythief.errors import UserError
+from raythief.errors import MissingFileError, UserError
 from raythief.progress import Tell
-from raythief.stages import Stage
+from raythief.stages import Missing, Stage
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
@@ -66,15 +66,22 @@ _DEFAULT_INFERENCE = {
 }  # fmt: skip
 
 SourceOf = Callable[[Mapping[str, Artifact]], models.Source | Remote]
+T = TypeVar("T")
 
 
-def stages(spec: Spec) -> dict[str, Stage]:
+def stages(spec: Spec, *, missing_ok: bool = False) -> dict[str, Stage]:
     """The stages of one variant by role, each after those that it reads. Touches no network.
 
+    Args:
+        spec: The variant's.
+        missing_ok: Whether files may be missing. Stages that read them can then be planned and
+            not built; they say what they lack.
+
     Raises:
-        UserError: a local file that the spec names is missing or of no use.
+        MissingFileError: a local file that the spec names is not there.
+        UserError: one is of no use.
     """
-    return dict(_Chain(spec).roles())
+    return dict(_Chain(spec, missing_ok).roles())
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,9 @@ class _Encoder:
 class _Chain:
     """Builds the stages of one spec."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, missing_ok: bool = False) -> None:
         self.spec = spec
+        self.missing_ok = missing_ok
         self.encoders = Stage(
             "encoders",
             {"miniature": identity(spec.miniature), "seed": spec.seed},
@@ -188,8 +196,12 @@ class _Chain:
         if corpus.source == "hub":
             config["revision"] = hub.revision(corpus.dataset, corpus.revision, "corpus.dataset")
         elif corpus.source == "files":
-            found = corpora.files(corpus, spec.root)
-            config["path"] = hash_files({f"{i:05d}": file for i, file in enumerate(found)})
+
+            def found(_: str) -> dict[str, Path]:
+                every = corpora.files(corpus, spec.root)
+                return {f"{i:05d}": file for i, file in enumerate(every)}
+
+            config["path"] = self._hashed(found, [corpus.path])
         else:
             config["seed"] = spec.seed
         return Stage(
@@ -425,8 +437,9 @@ class _Chain:
         spec, languages = self.spec, ("en", *self.others)
         config = {**identity(how, "parallel", "alignment"), "languages": languages}
         if how.embeddings.source == "files":
-            config["embeddings"]["path"] = hash_files(
-                {one: wordvectors.file(how.embeddings, one, spec.root) for one in languages}
+            vectors = how.embeddings
+            config["embeddings"]["path"] = self._hashed(
+                lambda one: {one: wordvectors.file(vectors, one, spec.root)}, languages
             )
         else:
             config["seed"] = spec.seed
@@ -441,12 +454,13 @@ class _Chain:
         spec, parallel, languages = self.spec, how.parallel, self.others
         config = {**identity(parallel), "languages": languages}
         if parallel.source == "files":
-            found = {
-                f"{one}.{name}": path
-                for one in languages
-                for name, path in translations.files(parallel, one, spec.root).items()
-            }
-            config |= {"path": hash_files(found), "english": parallel.english is not None}
+
+            def found(side: tuple[str, str]) -> dict[str, Path]:
+                return {".".join(side): translations.file(parallel, side[1], side[0], spec.root)}
+
+            sides = [(one, field) for one in languages for field in translations.named(parallel)]
+            hashed = self._hashed(found, sides)
+            config |= {"path": hashed, "english": parallel.english is not None}
         else:
             config["seed"] = spec.seed
         return Stage(
@@ -523,7 +537,9 @@ class _Chain:
             f"{title}/{language}": self._asked(
                 model,
                 answers.labelled(examples.fingerprint, language),
-                nli.rows(spec.evaluation.sets[title], spec.root) if remote else 0,
+                nli.rows(spec.evaluation.sets[title], spec.root, f"evaluation.sets.{title}")
+                if remote
+                else 0,
                 name,
                 former=(former, f"{title}/{language}") if remote else None,
             )
@@ -592,8 +608,9 @@ class _Chain:
         if pairs.source == "hub":
             config["revision"] = hub.revision(pairs.dataset, pairs.revision, f"{where}.dataset")
         elif pairs.source == "files":
-            found = nli.files(pairs, spec.root, where)
-            config["path"] = hash_files(dict(zip(pairs.languages, found, strict=True)))
+            config["path"] = self._hashed(
+                lambda one: {one: nli.file(pairs, one, spec.root, where)}, pairs.languages
+            )
         else:
             config["seed"] = spec.seed
 
@@ -635,7 +652,10 @@ class _Chain:
                 {"encoders": self.encoders},
                 lambda given: models.Source(artifact=given["encoders"], folder=kind),
             )
-        source = models.find(model, self.spec.root, where)
+        try:
+            source = models.find(model, self.spec.root, where)
+        except MissingFileError as error:
+            return _Encoder(self._missing(error), {}, lambda _: models.Source())
         if source.path is not None:
             folder = Path(source.path)
             found = sorted(file for kind in _MODEL_FILES for file in folder.glob(kind))
@@ -643,6 +663,25 @@ class _Chain:
                 {"files": hash_files({file.name: file for file in found})}, {}, lambda _: source
             )
         return _Encoder({"hub": name, "revision": source.revision}, {}, lambda _: source)
+
+    def _hashed(
+        self, find: Callable[[T], Mapping[str, Path]], each: Iterable[T]
+    ) -> Mapping[str, Any]:
+        """Hashes of the files that are found; where some are not there, what to tell of each."""
+        found: dict[str, Path] = {}
+        lacks: list[str] = []
+        for one in each:
+            try:
+                found |= find(one)
+            except MissingFileError as error:
+                lacks += self._missing(error)["missing"]
+        return Missing(*lacks) if lacks else hash_files(found)
+
+    def _missing(self, error: MissingFileError) -> Missing:
+        """What stands for a file that is not there, unless it must be."""
+        if not self.missing_ok:
+            raise error
+        return Missing(str(error))
 
 
 def _trained(stage: Stage, folder: str = "model") -> _Encoder:

@@ -76,6 +76,9 @@ class Step:
     state: building.State
     fault: str
     """What is wrong with an artifact that is damaged or absent."""
+    lacks: tuple[str, ...]
+    """What to tell of files of the user's that are not there, the stage's own and of those that it
+    is made from; it can not be built without them."""
     missing: int
     """Queries that it has yet to buy."""
     work: Work
@@ -96,6 +99,7 @@ def steps(rows: Sequence[runs.Row], storage: Storage) -> list[Step]:
         row, stage = users[key]
         state, fault = states[key]
         missing = sum(labeling.missing(one, storage) for one in stage.buys if _is_built(state))
+        lacks = tuple(dict.fromkeys(each for one in stage.ancestors() for each in one.lacks))
         done = work(row, role, storage)
         if _is_built(state) and missing < stage.queries:
             done = replace(done, what=f"{done.what}, {stage.queries - missing:,} there")
@@ -105,7 +109,9 @@ def steps(rows: Sequence[runs.Row], storage: Storage) -> list[Step]:
         one = done.flops / speed(costs, kind, group)[0] / 3600
         hours = one if costs.device == "CPU" else one * (group.gpus or 1)
         clock = one / max(1, group.workers)
-        found.append(Step(role, owner, stage, state, fault, missing, done, kind, hours, clock))
+        found.append(
+            Step(role, owner, stage, state, fault, lacks, missing, done, kind, hours, clock)
+        )
     return found
 
 
@@ -136,7 +142,7 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
     spec = row.variant.spec
     count = spec.queries.count
     gibberish = _tokens_per_query(row, storage)
-    real = nli.rows(spec.real.train, spec.root)
+    real = nli.rows(spec.real.train, spec.root, "real.train")
     if role == "queries":
         return Work(f"{count:,} pairs")
     bought = row.stages[role].queries
@@ -166,10 +172,11 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
         kind = role.partition(":")[2]
         pairs = real if kind == "train" else spec.figure2.count
         length = gibberish if kind == "gibberish" else TOKENS_PER_REAL_PAIR
-        tokens = pairs * min(length, spec.inference.max_tokens)
-        return Work(f"{pairs:,} pairs", FORWARD * _per_token(spec.figure2, spec) * tokens)
+        tokens = (pairs or math.nan) * min(length, spec.inference.max_tokens)
+        return Work(_pairs(pairs), FORWARD * _per_token(spec.figure2, spec) * tokens)
     if role == "figure2" and spec.figure2 is not None:
-        return Work(f"{2 * spec.figure2.count:,} x {real:,} distances")
+        known = f"{2 * spec.figure2.count:,} x {real:,} distances"
+        return Work(known if real else "distances to pairs not known")
     if role == "aligned":
         assert spec.extractor.bilstm is not None
         count = len(row.stages[role].config["languages"])
@@ -180,11 +187,16 @@ def work(row: runs.Row, role: str, storage: Storage) -> Work:
         pairs, tokens = 0, 0.0
         for name, chosen in spec.evaluation.sets.items():
             if f"examples:{name}" in row.stages[role].inputs:
-                size = nli.rows(chosen, spec.root) * len(chosen.languages)
+                size = nli.rows(chosen, spec.root, f"evaluation.sets.{name}")
+                size *= len(chosen.languages)
                 length = gibberish if chosen.source == "queries" else TOKENS_PER_REAL_PAIR
                 pairs, tokens = pairs + size, tokens + (size or math.nan) * length
-        return Work(f"{pairs:,} pairs", FORWARD * _per_token(model, spec) * tokens)
+        return Work(_pairs(pairs), FORWARD * _per_token(model, spec) * tokens)
     return Work("")
+
+
+def _pairs(count: int) -> str:
+    return f"{count:,} pairs" if count else "pairs not known"
 
 
 def show(spec: Spec, rows: Sequence[runs.Row], console: Console) -> None:
@@ -211,6 +223,11 @@ def show(spec: Spec, rows: Sequence[runs.Row], console: Console) -> None:
     there, gone = (sum(step.state == state for step in plan) for state in ("there", "not needed"))
     archived = f" Not needed, for what was made from them is whole: {gone}." if gone else ""
     tell(f"There: {there} stages. Missing: {len(missing)} stages.{archived}")
+    lacks = list(dict.fromkeys(each for step in plan for each in step.lacks))
+    for line in lacks:
+        tell(escape(f"Data missing: {line}"))
+    if lacks:
+        tell("A run is refused until they are there; what is made from them may be there already.")
     bought = sum(step.stage.queries for step in missing) - queries
     already = f"; {bought:,} more are bought already" if bought > 0 else ""
     tell(f"Queries to buy: {queries:,} (${bill:,.2f}){already}")
@@ -269,7 +286,7 @@ def _table(title: str, plan: Sequence[Step], unit: str) -> Table:
         table.add_row(
             step.role,
             *([step.owner] if several else []),
-            _STATES[step.state],
+            "[red]data missing[/]" if step.lacks else _STATES[step.state],
             step.work.what,
             _amount(step.work.flops / 1e15, 1),
             _amount(step.hours, 2),
@@ -288,7 +305,7 @@ def _training(spec: Spec, model: Model, how: Training, parts: Sequence[tuple[int
     """Work of a training on so many examples of so many tokens each."""
     examples = sum(count for count, _ in parts)
     tokens = sum(count * min(length, how.max_tokens) for count, length in parts)
-    if not examples:
+    if not all(count for count, _ in parts):
         return Work("examples not known", math.nan)
     passes = how.epochs
     if how.steps:

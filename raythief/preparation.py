@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from raythief import calls, corpora, queries, sharding, vocabulary
 from raythief.artifacts import WORK, Artifact
-from raythief.config import Spec
+from raythief.config import Spec, TextCleaning
 from raythief.errors import UserError
 from raythief.miniature import encoders
 from raythief.progress import Tell
@@ -29,7 +29,7 @@ MOST_COMMON = 1000
 class Cleaning(sharding.ShardWorker):
     """An actor that cuts raw paragraphs into sentences."""
 
-    def __init__(self, target: Artifact, raw: Artifact, cleaning: str) -> None:
+    def __init__(self, target: Artifact, raw: Artifact, cleaning: TextCleaning) -> None:
         super().__init__(target)
         self.raw, self.cleaning = raw, cleaning
 
@@ -37,7 +37,7 @@ class Cleaning(sharding.ShardWorker):
         """One row a paragraph: ``sentences``, a list of its cleaned sentences."""
         paragraphs = sharding.read(self.raw, sharding.Shard(f"{WORK}/raw", shard.start, shard.stop))
         rows = [
-            list(corpora.sentences([text], self.cleaning))  # type: ignore[arg-type]
+            list(corpora.sentences([text], self.cleaning))
             for text in paragraphs["text"].to_pylist()
         ]
         table = pa.table({"sentences": pa.array(rows, pa.list_(pa.string()))})
@@ -73,7 +73,7 @@ class Gibberish(sharding.ShardWorker):
 
 def corpus(target: Artifact, spec: Spec, tell: Tell) -> dict[str, Any]:
     """Write raw paragraphs to the work folder, then clean them shard by shard."""
-    cleaning = "plain" if spec.corpus.source == "miniature" else spec.corpus.cleaning
+    cleaning: TextCleaning = "plain" if spec.corpus.source == "miniature" else spec.corpus.cleaning
     count, chunk = 0, []
     for text in corpora.paragraphs(spec.corpus, spec.root, spec.seed):
         chunk.append(text)

@@ -52,10 +52,15 @@ class Row:
     """Why an optional row is left out, in a sentence; it then has no stages."""
 
 
-def rows(spec: Spec, only: Sequence[str] = ()) -> list[Row]:
+def rows(spec: Spec, only: Sequence[str] = (), *, missing_ok: bool = False) -> list[Row]:
     """All rows of a spec, or those of the named variants, as far as its ``until`` goes.
 
     An optional row whose files are not there is among them without stages, if it is not named.
+
+    Args:
+        spec: The experiment.
+        only: Names of the variants; none means all.
+        missing_ok: Whether files of other rows may be missing, so that they can be planned only.
 
     Raises:
         UserError: no variant has that name, a row names a file that is of no use, or no stage is
@@ -66,15 +71,16 @@ def rows(spec: Spec, only: Sequence[str] = ()) -> list[Row]:
         if name not in spec.variants:
             known = ", ".join(spec.variants) or "none"
             raise UserError(f"--only {name}: the spec has no such variant; it has: {known}")
-    made = [_made(variant, named=bool(only)) for variant in found]
+    made = [_made(variant, bool(only), missing_ok) for variant in found]
     return _cut_all_off(made, spec.until, "until:") if spec.until else made
 
 
-def _made(variant: Variant, named: bool) -> Row:
+def _made(variant: Variant, named: bool, missing_ok: bool) -> Row:
+    can_go = variant.optional and not named
     try:
-        return Row(variant, pipeline.stages(variant.spec))
+        return Row(variant, pipeline.stages(variant.spec, missing_ok=missing_ok and not can_go))
     except MissingFileError as error:
-        if named or not variant.optional:
+        if not can_go:
             raise
         return Row(variant, {}, lacks=str(error))
 

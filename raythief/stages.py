@@ -31,6 +31,16 @@ Build = Callable[[Artifact, Mapping[str, Artifact], Tell], Mapping[str, Any]]
 the manifest keeps."""
 
 
+class Missing(dict[str, list[str]]):
+    """What stands in a config for the hash of files of the user's that are not there.
+
+    A stage with it can be planned and not built; its fingerprint is that of no stage with files.
+    """
+
+    def __init__(self, *sentences: str) -> None:
+        super().__init__(missing=list(sentences))
+
+
 @dataclass(frozen=True, eq=False)
 class Stage:
     """A function of a config and of other stages' artifacts."""
@@ -78,6 +88,11 @@ class Stage:
         }
         text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def lacks(self) -> list[str]:
+        """What to tell of files that are not there, of this stage alone."""
+        return list(_lacking(self.config))
 
     def ancestors(self) -> Iterator[Stage]:
         """Yield all stages that must be there first, inputs first, and this one last."""
@@ -139,6 +154,14 @@ def _clear_damage(artifact: Artifact) -> None:
     for name, how in artifact.damage().items():
         log.warning("%s: %s %s; it is made again", artifact.path, name, how)
         artifact.remove(name)
+
+
+def _lacking(config: Any) -> Iterator[str]:
+    if isinstance(config, Missing):
+        yield from config["missing"]
+    elif isinstance(config, Mapping):
+        for value in config.values():
+            yield from _lacking(value)
 
 
 def versions() -> dict[str, str]:

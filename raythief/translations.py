@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raythief import columns
 from raythief.artifacts import Artifact
 from raythief.config import FilesParallel, Language, Parallel
 from raythief.errors import MissingFileError, UserError
@@ -24,23 +25,25 @@ FEWEST = 3
 """Sentences of a language: two to set against each other, and one held out."""
 
 
-def files(parallel: FilesParallel, language: str, root: Path) -> dict[str, Path]:
-    """The files of a language by the field that names them.
+def named(parallel: FilesParallel) -> dict[str, str]:
+    """What names the files of a language, by field."""
+    every = {"path": parallel.path, "english": parallel.english}
+    return {field: path for field, path in every.items() if path}
+
+
+def file(parallel: FilesParallel, field: str, language: str, root: Path) -> Path:
+    """The file of a language that a field names.
 
     Raises:
-        MissingFileError: one is missing.
+        MissingFileError: there is none.
     """
-    named = {"path": parallel.path, "english": parallel.english}
-    found = {
-        name: root / path.replace("{language}", language) for name, path in named.items() if path
-    }
-    for name, path in found.items():
-        if not path.is_file():
-            raise MissingFileError(
-                f"{FIELD}.{name}: there is no file {path}; put parallel sentences of `{language}` "
-                "there"
-            )
-    return found
+    path = root / named(parallel)[field].replace("{language}", language)
+    if not path.is_file():
+        raise MissingFileError(
+            f"{FIELD}.{field}: there is no file {path}; put parallel sentences of `{language}` "
+            "there"
+        )
+    return path
 
 
 def read(parallel: Parallel, language: str, root: Path, seed: int) -> pa.Table:
@@ -60,7 +63,7 @@ def read(parallel: Parallel, language: str, root: Path, seed: int) -> pa.Table:
             lines, or there are fewer than three sentences.
     """
     if isinstance(parallel, FilesParallel):
-        found = files(parallel, language, root)
+        found = {field: file(parallel, field, language, root) for field in named(parallel)}
         two = (found["english"], found["path"]) if "english" in found else None
         pairs = _lines(*two) if two else _rows(found["path"], language)
         chosen = [pair for pair in islice(pairs, parallel.max_sentences) if all(pair)]
@@ -96,20 +99,30 @@ def _lines(english: Path, other: Path) -> Iterator[tuple[str, str]]:
 
 
 def _rows(path: Path, language: str) -> Iterator[tuple[str, str]]:
+    two, start = ("en", language), 0
     try:
         table = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError):
+        for column in two:
+            if column not in table.schema_arrow.names:
+                raise UserError(f"{FIELD}.path: {path} has no column `{column}`")
+            kind = table.schema_arrow.field(column).type
+            if not columns.is_text(kind):
+                raise UserError(f"{FIELD}.path: column `{column}` of {path} holds {kind}, not text")
+        for batch in table.iter_batches(columns=list(two)):
+            for column in two:
+                row = columns.undecodable(batch.column(column))
+                if row >= 0:
+                    fault = columns.not_text(start + row)
+                    raise UserError(f"{FIELD}.path: {path}: the column `{column}` {fault}")
+            start += batch.num_rows
+            sides = (batch.column(column).to_pylist() for column in two)
+            for one, other in zip(*sides, strict=True):
+                yield (one or "").strip(), (other or "").strip()
+    except (pa.ArrowException, OSError):
         raise UserError(
             f"{FIELD}.path: {path} can not be read as parquet; for plain text name the English "
             f"file in {FIELD}.english"
         ) from None
-    for column in ("en", language):
-        if column not in table.schema_arrow.names:
-            raise UserError(f"{FIELD}.path: {path} has no column `{column}`")
-    for batch in table.iter_batches(columns=["en", language]):
-        ours, theirs = (batch.column(name).to_pylist() for name in ("en", language))
-        for one, two in zip(ours, theirs, strict=True):
-            yield (one or "").strip(), (two or "").strip()
 
 
 def build(

@@ -4,8 +4,10 @@
     distribution = restrict(counts, spec.vocabulary)
 
 The paper (section 2) draws words "uniformly from the word-level vocabulary of WikiText-103" and
-lengths from "the distribution of lengths in WikiText-103". Counts of shards add up to the counts
-of the whole, in whatever way and order it was cut.
+lengths from "the distribution of lengths in WikiText-103". That vocabulary leaves out words seen
+fewer than three times, which are most words of any text: under uniform sampling ``min_count``
+decides what most draws are. Counts of shards add up to the counts of the whole, in whatever way and
+order it was cut.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 JOBS = Path(__file__).parent.parent / "jobs"
@@ -19,29 +19,16 @@ ALIKE = {"a file": "0" * 64}
 """What stands for the content of files of the user's, which are not here."""
 
 
-def of_spec(file: Path) -> dict[str, dict[str, str]]:
+def of_spec(file: Path, changes: Sequence[str] = ()) -> dict[str, dict[str, str]]:
     """Fingerprint by role and row; rows with the same one share an entry."""
-    from raythief import config, models, runs
-    from raythief.errors import UserError
-
-    find = models.find
-
-    def found_or_absent(*given: Any) -> models.Source:
-        try:
-            return find(*given)
-        except UserError:  # a folder that users name on the command line
-            return models.Source(path="absent")
+    from raythief import config, runs
 
     with (
-        mock.patch("raythief.pipeline.models.find", found_or_absent),
-        mock.patch("raythief.pipeline.hash_files", lambda _: ALIKE),
-        mock.patch("raythief.pipeline.corpora.files", lambda *_: []),
-        mock.patch("raythief.pipeline.nli.files", lambda pairs, *_: list(pairs.languages)),
+        mock.patch("raythief.pipeline._Chain._hashed", lambda *_: ALIKE),
+        mock.patch("raythief.pipeline._Chain._missing", lambda *_: {"files": ALIKE}),
         mock.patch("raythief.pipeline.nli.rows", lambda *_: 1),
-        mock.patch("raythief.pipeline.wordvectors.file", lambda *_: Path()),
-        mock.patch("raythief.pipeline.translations.files", lambda *_: {}),
     ):
-        rows = runs.rows(config.load(file))
+        rows = runs.rows(config.load(file, changes))
     every = {f"{row.variant.name}, seed {row.variant.spec.seed}" for row in rows}
     users: dict[str, dict[str, set[str]]] = {}
     for row in rows:

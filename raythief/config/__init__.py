@@ -47,6 +47,7 @@ from raythief.config.sources import (
     MiniaturePairs,
     Pairs,
     QueriesPairs,
+    TextCleaning,
 )
 from raythief.config.spec import DATA_ROOT_VARIABLE, Spec
 from raythief.config.stages import (
@@ -113,6 +114,7 @@ __all__ = [
     "SoftLabels",
     "Spec",
     "Sweep",
+    "TextCleaning",
     "Tracking",
     "Training",
     "TrainingWorkers",

@@ -8,6 +8,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from raythief.config.base import Label, Language, Section, each_once
 
+TextCleaning = Literal["wikitext_words", "wikitext", "plain"]
+"""What becomes of the text of a corpus, see ``raythief.corpora``."""
+
 
 class HubCorpus(Section):
     """Text from a data set on the Hugging Face hub."""
@@ -24,21 +27,26 @@ class HubCorpus(Section):
     """Column that holds the text."""
     revision: str | None = None
     """Commit hash; null takes the one pinned in `raythief/hub.py`."""
-    cleaning: Literal["wikitext", "plain"] = "wikitext"
-    """`wikitext` drops headings and undoes ` @-@ ` marks; `plain` only splits sentences."""
+    cleaning: TextCleaning = "wikitext_words"
+    """`wikitext_words` drops headings and leaves words as WikiText's own vocabulary has them
+    (`state`, `@-@`, `of`); `wikitext` joins them (`state-of-the-art`), as Krishna et al. did;
+    `plain` is for text that is not tokenised yet."""
 
 
 class FilesCorpus(Section):
-    """Text from files of one's own: .txt (one paragraph a line) or .parquet."""
+    """Text from files of one's own: .txt (one paragraph a line), .parquet, .csv or .jsonl (one
+    object a line), the last two also as .gz."""
 
     source: Literal["files"]
     """Where the text comes from."""
     path: str
     """File, folder or glob; relative to `data_root`."""
     column: str = "text"
-    """Column that holds the text (parquet only)."""
-    cleaning: Literal["wikitext", "plain"] = "plain"
-    """`wikitext` drops headings and undoes ` @-@ ` marks; `plain` only splits sentences."""
+    """Column that holds the text (of a .txt file: the whole)."""
+    cleaning: TextCleaning = "plain"
+    """`wikitext_words` drops headings and leaves words as WikiText's own vocabulary has them
+    (`state`, `@-@`, `of`); `wikitext` joins them (`state-of-the-art`), as Krishna et al. did;
+    `plain` is for text that is not tokenised yet."""
 
 
 class MiniatureCorpus(Section):

@@ -8,9 +8,9 @@ give the same report, byte for byte.
 
 ``records`` reads what ``results`` describes, ``measures`` reckons, ``cast``, ``answers`` and
 ``findings`` say what holds, ``scores``, ``comparison``, ``fidelity``, ``distances``, ``gibberish``,
-``costs`` and ``course`` make the sections, ``figures`` and ``diagram`` draw, ``render`` makes the
-files. Of a sweep, ``trials`` reckons, ``search`` and ``choices`` make the sections and
-``sweepfigures`` draws.
+``costs``, ``deviations`` and ``course`` make the sections, ``figures`` and ``diagram`` draw,
+``render`` makes the files. Of a sweep, ``trials`` reckons, ``search`` and ``choices`` make the
+sections and ``sweepfigures`` draws.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from raythief.report import (
     comparison,
     costs,
     course,
+    deviations,
     diagram,
     distances,
     fidelity,
@@ -100,6 +101,7 @@ def sections(run: Run) -> list[Section]:
         gibberish.words(run),
         course.training(run),
         costs.costs(run),
+        deviations.deviations(run),
         course.faults(run),
         course.again(run),
     ]
@@ -137,6 +139,7 @@ def _of_sweep(run: Run, found: search.Search) -> list[Section]:
         gibberish.words(run),
         search.restricted(found, course.training(best)),
         search.restricted(found, costs.costs(best)),
+        deviations.deviations(run),
         course.faults(run),
         course.again(run),
     ]

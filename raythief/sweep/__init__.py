@@ -112,6 +112,8 @@ def check(spec: Spec) -> None:
 def rows(spec: Spec) -> list[runs.Row]:
     """All trials as rows, as far as they are known before it runs; early stops left aside.
 
+    Files may be missing: the rows are for a plan.
+
     Raises:
         UserError: the spec has no sweep, or its searcher chooses as it goes.
     """
@@ -121,7 +123,7 @@ def rows(spec: Spec) -> list[runs.Row]:
             "sweep.searcher: optuna chooses its trials as it goes, so they can not be planned; "
             "plan with --set sweep.searcher=random, which tries as many"
         )
-    return _rows(spec, space.points(spec.sweep, spec.seed))
+    return _rows(spec, space.points(spec.sweep, spec.seed), missing_ok=True)
 
 
 def _check(spec: Spec) -> None:
@@ -149,14 +151,16 @@ def _ends(spec: Spec) -> list[space.Point]:
     ]
 
 
-def _rows(spec: Spec, points: Sequence[space.Point]) -> list[runs.Row]:
+def _rows(spec: Spec, points: Sequence[space.Point], missing_ok: bool = False) -> list[runs.Row]:
     """Configurations as rows, whose files and purchases can be looked at beforehand."""
     made = [
         Variant(name=f"t{i:03d}", spec=space.trial_spec(spec, point, repeat))
         for i, point in enumerate(points)
         for repeat in range(spec.sweep.repeats)
     ]
-    return [runs.Row(variant, pipeline.stages(variant.spec)) for variant in made]
+    return [
+        runs.Row(variant, pipeline.stages(variant.spec, missing_ok=missing_ok)) for variant in made
+    ]
 
 
 def _build(shared: Mapping[str, Stage], *how: Any) -> None:

@@ -109,7 +109,7 @@ MISTAKES: list[Any] = [
     ),
     pytest.param(["run"], without("text.txt"), "corpus.path: ", id="no corpus"),
     pytest.param(["run"], without("pairs.parquet"), "pairs.parquet is no file", id="no pairs"),
-    pytest.param(["plan"], without("pairs.parquet"), "pairs.parquet is no file", id="plan"),
+    pytest.param(["plan"], without("victim/config.json"), "no config.json", id="plan"),
     pytest.param(
         ["run"], fields(victim__model="none"), "victim.model: `none` is neither", id="no model"
     ),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raythief import hub
+from raythief import columns, hub
 from raythief.config import FilesCorpus, HubCorpus, MiniatureCorpus
 from raythief.corpora import files, paragraphs, sentences
 from raythief.errors import UserError
@@ -34,6 +37,10 @@ def wikitext(*lines: str) -> list[str]:
     return list(sentences(lines, "wikitext"))
 
 
+def words_of_wikitext(*lines: str) -> list[str]:
+    return list(sentences(lines, "wikitext_words"))
+
+
 def plain(*lines: str) -> list[str]:
     return list(sentences(lines, "plain"))
 
@@ -48,6 +55,14 @@ def test_headings_and_blanks_are_dropped():
 def test_marks_of_the_tokeniser_are_undone():
     text = " The role @-@ playing game sold 3 @,@ 000 @,@ 000 copies at 5 @.@ 5 $ a two @-@ pack . "
     assert wikitext(text) == ["The role-playing game sold 3,000,000 copies at 5.5 $ a two-pack ."]
+
+
+def test_words_stay_as_wikitexts_vocabulary_has_them():
+    text = " The role @-@ playing game sold 3 @,@ 000 copies at 5 @.@ 5 $ . It is well @-@ known . "
+    assert words_of_wikitext(" = A @-@ B = ", "", text) == [
+        "The role @-@ playing game sold 3 @,@ 000 copies at 5 @.@ 5 $ .",
+        "It is well @-@ known .",
+    ]
 
 
 def test_a_paragraph_is_split_at_its_sentences():
@@ -226,7 +241,9 @@ def test_files_are_read_in_sorted_order(folder: Path):
     assert list(paragraphs(at("text"), folder, 0)) == ["of a.txt", "of ab", "of b.txt"]
 
 
-@pytest.mark.parametrize("path", ["nowhere", "text/*.csv", "text/README.md", "nowhere/*.txt"])
+@pytest.mark.parametrize(
+    "path", ["nowhere", "text/*.csv", "text/README.md", "nowhere/*.txt", "nowhere/metadata.csv"]
+)
 def test_no_file_is_told_at_once(folder: Path, path: str):
     with pytest.raises(UserError, match=r"^corpus\.path: .*" + Path(path).name.replace("*", ".")):
         paragraphs(at(path), folder, 0)
@@ -244,6 +261,131 @@ def test_bad_files_are_told(tmp_path: Path):
     ]:
         with pytest.raises(UserError, match=told):
             list(paragraphs(corpus, tmp_path, 0))
+
+
+def told_of(file: Path, column: str = "text") -> str:
+    """The sentence in which the fault of a file is told."""
+    with pytest.raises(UserError) as caught:
+        list(paragraphs(at(str(file), column=column), Path(), 0))
+    assert "\n" not in str(caught.value)
+    return str(caught.value).replace(str(file), "FILE")
+
+
+BEGINS = "corpus.path: FILE: the row that begins in line {} is not CSV: "
+METADATA = (
+    "cord_uid,title,abstract,year\r\n"
+    'ug7v899j,"Mycoplasma, again","OBJECTIVE: a ""first"" look.\nMETHODS, too, and ω.",2001\r\n'
+    "02tnwd4m,Nitric oxide,,2000\r\n"
+    "\r\n"
+    "ejv2xln0,,Surfactant protein-D participates.,2000"
+)
+"""As the official release of CORD-19 is: quotes, commas, line breaks in cells, and empty cells."""
+ABSTRACTS = [
+    'OBJECTIVE: a "first" look.\nMETHODS, too, and ω.',
+    "Surfactant protein-D participates.",
+]
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "METADATA.CSV", "metadata.csv.gz"])
+def test_csv_holds_it_in_a_column(tmp_path: Path, name: str):
+    content = METADATA.encode("utf-8-sig")
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert list(paragraphs(at(name, column="abstract"), tmp_path, 0)) == ABSTRACTS
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_json_lines_hold_it_in_a_column(tmp_path: Path, name: str):
+    lines = [{"id": 1, "abstract": ABSTRACTS[0]}, {"id": 2, "abstract": None}, {"id": 3}]
+    lines += [{"abstract": ABSTRACTS[1]}]
+    content = "\n\n".join(json.dumps(line) for line in lines).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert list(paragraphs(at(name, column="abstract"), tmp_path, 0)) == ABSTRACTS
+
+
+def test_a_cell_may_be_large_and_a_file_larger(tmp_path: Path):
+    """Larger than the blocks in which Arrow reads such files, which it refuses to go beyond."""
+    large = 'an ""abstract"", long\n' * 200_000
+    with (tmp_path / "a.csv").open("w", encoding="utf-8", newline="") as file:
+        file.write("id,text\n")
+        file.writelines(f'{i},"{large if i == 2 else "short"}"\n' for i in range(4))
+    found = list(paragraphs(at("a.csv"), tmp_path, 0))
+    assert found == ["short", "short", large.replace('""', '"'), "short"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "corpus.column: FILE has no column `text`, only nothing"),
+        (b"a;text\n1;b\n", "corpus.column: FILE has no column `text`, only a;text"),
+        (b"text,text\nb,c\n", "corpus.column: FILE has several columns `text`"),
+        (b"a,text\n1,b\n2,b,c\n", BEGINS.format(3) + "it has 3 cells, and the header has 2"),
+        (b'a,text\n1,"b\nb"\n\n2\n', BEGINS.format(5) + "it has 1 cells"),
+        (b'a,text\n1,"b\n2,c\n3,d\n', BEGINS.format(2) + "unexpected end of data"),
+        (b'a,text\n1,"b"c\n', BEGINS.format(2)),
+        (b"a,text\n1,ok\n2,caf\xe9\n", "corpus.path: FILE: line 3 is not UTF-8 text"),
+        ("a,text\n1,b\n".encode("utf-16"), "corpus.path: FILE: line 1 is not UTF-8 text"),
+    ],
+)
+def test_faults_of_csv_are_told_with_their_line(tmp_path: Path, content: bytes, told: str):
+    (tmp_path / "a.csv").write_bytes(content)
+    assert told_of(tmp_path / "a.csv").startswith(told)
+
+
+def test_a_quote_that_is_never_closed_does_not_swallow_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(columns, "LONGEST_CELL", 100)
+    (tmp_path / "a.csv").write_text('text\nfine\n"open\n' + "and more\n" * 20)
+    limit = csv.field_size_limit()
+    try:
+        assert told_of(tmp_path / "a.csv").startswith(BEGINS.format(3) + "field larger")
+    finally:
+        csv.field_size_limit(limit)  # which holds for the whole process
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"a": "b"}\n{"c": 1}', "corpus.column: FILE has no column `text`, only a, c"),
+        ('{"text": "b"}\n["text"]', "corpus.path: FILE: line 2 is not a JSON object"),
+        ('{"text": "b"}\n\n{"text": ', "corpus.path: FILE: line 3 is not a JSON object"),
+        ("[" * 100_000, "corpus.path: FILE: line 1 is not a JSON object"),
+        ('{"text": 1.5}', "corpus.path: FILE: line 1 holds no text in `text`"),
+        ('{"text": "\\ud83d"}', "corpus.path: FILE: line 1 holds half a surrogate pair"),
+    ],
+)
+def test_faults_of_json_lines_are_told_with_their_line(tmp_path: Path, content: str, told: str):
+    (tmp_path / "a.jsonl").write_text(content)
+    assert told_of(tmp_path / "a.jsonl").startswith(told)
+
+
+def test_a_torn_archive_is_told(tmp_path: Path):
+    whole = gzip.compress(b"text\n" + bytes(range(48, 58)) * 9)
+    for name, content in {"a.csv.gz": whole[:-12], "b.jsonl.gz": b"no archive"}.items():
+        (tmp_path / name).write_bytes(content)
+        assert told_of(tmp_path / name).startswith("corpus.path: FILE can not be read: ")
+
+
+def test_parquet_whose_text_is_no_utf8_is_told_with_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cells = pa.array([b"good", None, b"caf\xe9 au lait"], pa.binary())
+    bad = pa.table({"text": pa.Array.from_buffers(pa.string(), 3, cells.buffers())})
+    pq.write_table(bad, tmp_path / "a.parquet", row_group_size=1)
+    told = "has text in row 2 (counted from 0) that is not UTF-8"
+    assert told_of(tmp_path / "a.parquet").startswith(f"corpus.path: FILE {told}")
+    monkeypatch.setattr(hub, "dataset", lambda *_, **__: bad)
+    with pytest.raises(UserError, match=r"^corpus\.dataset: Salesforce/wikitext has text in row 2"):
+        list(paragraphs(HubCorpus(), Path(), 0))
+
+
+def test_parquet_that_is_damaged_in_its_middle_is_told(tmp_path: Path):
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a word and another"] * 9}), file, compression="zstd")
+    content = bytearray(file.read_bytes())
+    content[4:40] = bytes(36)
+    file.write_bytes(content)
+    assert told_of(file).startswith("corpus.path: FILE can not be read as parquet: ")
 
 
 def test_hub_corpora_are_read_at_their_pinned_commit(monkeypatch: pytest.MonkeyPatch):

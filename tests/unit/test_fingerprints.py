@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import create_model
 
-from fingerprints import JOBS, of_all
+from fingerprints import JOBS, of_all, of_spec
 from raythief import config
 from raythief.config import Inference, Section, Selection, Training
 from raythief.config.identity import ALWAYS, identity
@@ -25,6 +25,18 @@ def test_all_specs_have_the_fingerprints_that_they_had() -> None:
     """If this fails, everybody's labels are bought again: say why in CHANGELOG.md, or undo it."""
     assert of_all() == json.loads(GOLDEN.read_text(encoding="utf-8"))
     assert (JOBS.parent / "CHANGELOG.md").exists()
+
+
+def test_what_was_bought_before_the_words_changed_is_found_if_the_spec_says_so() -> None:
+    """Fingerprints of November 2026, before words were WikiText-103's own by default."""
+    then = ["corpus={source: hub, cleaning: wikitext}", "vocabulary.min_count=1"]
+    assert set(of_spec(JOBS / "table2.yaml", then)["labels"].values()) == {"2ae4b75c40c4115e"}
+    api = of_spec(JOBS / "api.yaml", then)
+    assert {role: api[role]["all rows"] for role in ("labels", "extractor", "evaluation")} == {
+        "labels": "3e0653ea60209ba3",
+        "extractor": "404d1ff015899b7b",
+        "evaluation": "a6c03597a5869c0d",
+    }
 
 
 def sections() -> dict[str, type[Section]]:

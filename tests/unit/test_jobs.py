@@ -6,8 +6,9 @@ import socket
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from raythief import cli, config, paper, runs
+from raythief import cli, config, corpora, paper, runs
 from raythief.config import BILSTM
 from raythief.errors import UserError
 from raythief.sweep import space
@@ -17,8 +18,6 @@ WORLD = JOBS / "miniature" / "world.yaml"
 """What specs have in common, and no spec."""
 SPECS = sorted(set(JOBS.rglob("*.yaml")) - {WORLD})
 TABLES = ("table1", "table2", "vocabulary")
-COMMIT = f"variants.CORD-19.corpus.revision={'c' * 40}"
-"""What `vocabulary` asks its user for."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +33,7 @@ def load(name: str, *overrides: str) -> config.Spec:
 
 
 def rows(name: str) -> list[runs.Row]:
-    return runs.rows(load(name, *([COMMIT] if name == "vocabulary" else [])))
+    return runs.rows(load(name), missing_ok=name == "vocabulary")  # it reads a file of one's own
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: str(path.relative_to(JOBS)))
@@ -52,6 +51,50 @@ def test_reports_have_places_of_their_own() -> None:
 def test_stages_are_planned_without_network_or_data(name: str) -> None:
     for row in rows(name):
         assert row.lacks or {"extractor", "evaluation", "victim_evaluation"} <= set(row.stages)
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: str(path.relative_to(JOBS)))
+def test_every_spec_can_be_planned_where_there_are_no_data(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(config.DATA_ROOT_VARIABLE, raising=False)
+    done = CliRunner().invoke(cli.app, ["plan", str(path)])
+    assert done.exit_code == 0, done.output
+    reads = {"vocabulary", "real_english", "real_figure2"}
+    assert ("Data missing: corpus.path: " in done.output) == (
+        path.stem in reads and path.parent == JOBS
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ablation_reads_the_official_release_of_cord_19(tmp_path: Path) -> None:
+    spec = load("vocabulary", f"data_root={tmp_path}")
+    with pytest.raises(UserError, match=r"^corpus\.path: .*/cord19/metadata\.csv; put it there"):
+        runs.rows(spec)  # a run is refused
+    (tmp_path / "cord19").mkdir()
+    (tmp_path / "cord19" / "metadata.csv").write_text('cord_uid,abstract\nx,"A\nvirus, new."\n')
+    wiki, cord = runs.rows(spec)
+    assert not any(stage.lacks for stage in cord.stages.values())
+    given = cord.variant.spec
+    assert list(corpora.paragraphs(given.corpus, given.root, 0)) == ["A\nvirus, new."]
+    assert given.vocabulary == wiki.variant.spec.vocabulary
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "fidelity", "figure2", "sweep", "api"])
+def test_words_of_the_paper_s_specs_are_wikitexts_own(name: str) -> None:
+    spec = load(name)
+    assert spec.corpus == config.HubCorpus(cleaning="wikitext_words")
+    assert (spec.vocabulary.min_count, spec.vocabulary.sampling) == (3, "uniform")
+    assert spec.vocabulary.top_k is None
+
+
+@pytest.mark.parametrize("name", ["real_english", "real_figure2", "miniature/demo"])
+def test_specs_with_recorded_results_keep_the_words_that_these_were_made_of(name: str) -> None:
+    for variant in config.expand(load(name)):
+        corpus, words = variant.spec.corpus, variant.spec.vocabulary
+        assert words.min_count == 1
+        assert corpus.source == "miniature" or corpus.cleaning in ("wikitext", "plain")
 
 
 # --- the paper's rows -------------------------------------------------------------------------

@@ -73,10 +73,10 @@ def test_one_file_for_each_language(tmp_path: Path) -> None:
     tables = {each: nli.read(pairs, each, tmp_path, 0, FIELD) for each in pairs.languages}
     assert tables["sw"]["premise"].to_pylist() == ["sw 0", "sw 1"]
     assert tables["sw"]["id"].equals(tables["en"]["id"])
-    assert nli.files(pairs, tmp_path) == [tmp_path / "en.parquet", tmp_path / "sw.parquet"]
+    assert nli.file(pairs, "sw", tmp_path, FIELD) == tmp_path / "sw.parquet"
     (tmp_path / "sw.parquet").unlink()
     with pytest.raises(UserError, match=r"^evaluation.sets.mine.path: .*sw.parquet is no file; "):
-        nli.files(pairs, tmp_path, FIELD)
+        nli.file(pairs, "sw", tmp_path, FIELD)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,26 @@ def test_what_is_wrong_in_a_file_is_told_in_one_sentence(
         read(tmp_path, **fields)
     message = str(error.value)
     assert message.startswith(FIELD) and told in message and "\n" not in message
+
+
+@pytest.mark.parametrize("column", ["premise", "hypothesis", "label"])
+def test_what_is_no_utf8_is_told_with_its_row(tmp_path: Path, column: str) -> None:
+    cells = pa.array([b"neutral", b"caf\xe9"], pa.binary())
+    write(
+        tmp_path / "pairs.parquet",
+        **{column: pa.Array.from_buffers(pa.string(), 2, cells.buffers())},
+    )
+    with pytest.raises(UserError) as caught:
+        read(tmp_path)
+    assert str(caught.value).startswith(f"{FIELD}: {tmp_path}/pairs.parquet: the column `{column}`")
+    assert "in row 1 (counted from 0) that is not UTF-8" in str(caught.value)
+
+
+def test_a_column_that_is_there_twice_is_told(tmp_path: Path) -> None:
+    table = pq.read_table(write(tmp_path / "pairs.parquet"))
+    pq.write_table(table.append_column("label", table["label"]), tmp_path / "pairs.parquet")
+    with pytest.raises(UserError, match="has several columns `label`"):
+        read(tmp_path)
 
 
 def test_a_file_that_is_missing_or_no_parquet(tmp_path: Path) -> None:

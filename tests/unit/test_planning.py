@@ -18,8 +18,10 @@ import pytest
 from rich.console import Console
 
 from raythief import planning, runs, throughput
+from raythief import sweep as sweeping
 from raythief.artifacts import Storage
 from raythief.config import Spec, merge, nest, validate
+from raythief.errors import MissingFileError, UserError
 
 QUERIES = 392_702
 LARGE = 12 * 24 * 1024**2
@@ -51,7 +53,7 @@ def spec(folder: Path, base: Mapping[str, Any] | None = None, **changes: Any) ->
 
 def shown(given: Spec, *only: str) -> str:
     text = io.StringIO()
-    planning.show(given, runs.rows(given, only), Console(file=text, width=200))
+    planning.show(given, runs.rows(given, only, missing_ok=True), Console(file=text, width=200))
     return text.getvalue()
 
 
@@ -407,6 +409,108 @@ def test_a_row_that_is_left_out_is_told_and_not_reckoned(tmp_path: Path):
     assert text.count("Left out: words: extractor.bilstm.embeddings.path: there is no file") == 1
     same = shown(spec(tmp_path, VARIANTS))
     assert [line for line in text.splitlines() if "Left out" not in line] == same.splitlines()
+
+
+# --- data that are not there ------------------------------------------------------------------
+
+OWN: dict[str, Any] = {
+    "corpus": {"source": "files", "path": "text.csv"},
+    "victim": {"model": "victim"},
+    "extractor": {"model": "thief"},
+    "real": {"train": {"source": "files", "path": "mnli.parquet"}, "fraction": 0.1},
+    "evaluation": {
+        "sets": {
+            "dev": {"source": "files", "path": "{language}.parquet", "languages": ["en", "de"]},
+            "xnli": {"source": "hub", "dataset": "facebook/xnli", "split": "test"},
+        }
+    },
+}
+
+
+def missing(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("Data missing: ")]
+
+
+def test_each_file_that_is_not_there_is_told_and_what_it_is_for(tmp_path: Path):
+    given = spec(tmp_path, OWN, data_root=str(tmp_path))
+    with pytest.raises(MissingFileError):
+        runs.rows(given)  # a run is refused
+    text = shown(given)
+    told = [line.removeprefix("Data missing: ") for line in missing(text)]
+    assert [line.partition(": ")[0] for line in told] == [
+        "evaluation.sets.dev.path",
+        "evaluation.sets.dev.path",
+        "real.train.path",
+        "victim.model",
+        "corpus.path",
+        "extractor.model",
+    ]
+    for name in ("en.parquet", "de.parquet", "mnli.parquet", "victim", "thief", "text.csv"):
+        assert sum(f"{tmp_path}/{name}" in line for line in told) == 1
+    table = text[: text.index("There: ")].splitlines()[3:]
+    cells = [line.split() for line in table if len(line.split()) > 1]  # the others are rules
+    states = {role: " ".join(rest[:2]) for role, *rest in cells}
+    assert states.pop("examples:xnli").startswith("missing")
+    assert set(states.values()) == {"data missing"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_made_of_files_that_are_there_is_not_missing(tmp_path: Path):
+    (tmp_path / "text.csv").write_text("text\n")
+    steps = planning.steps(
+        runs.rows(spec(tmp_path, OWN, data_root=str(tmp_path)), missing_ok=True),
+        Storage.at(str(tmp_path / "storage")),
+    )
+    whole = [step.role for step in steps if not step.lacks]
+    assert whole == ["examples:xnli", "corpus", "vocabulary", "queries"]
+
+
+def test_a_stage_without_its_files_is_no_stage_with_them(tmp_path: Path):
+    given = spec(tmp_path, OWN, data_root=str(tmp_path))
+    [lacking] = runs.rows(given, missing_ok=True)
+    rows = {"premise": ["p"], "hypothesis": ["h"], "label": ["neutral"]}
+    for name in ("en", "de", "mnli"):
+        pq.write_table(pa.table(rows), tmp_path / f"{name}.parquet")
+    (tmp_path / "text.csv").write_text("text\n")
+    for name in ("victim", "thief"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(b"w")
+    [whole] = runs.rows(given)
+    assert missing(shown(given)) == []
+    same = {role for role, stage in whole.stages.items()
+            if stage.fingerprint == lacking.stages[role].fingerprint}  # fmt: skip
+    assert same == {"examples:xnli"}
+
+
+def test_the_size_of_missing_data_is_not_known(tmp_path: Path):
+    given = spec(tmp_path, real={**OWN["real"], "placement": "during"}, data_root=str(tmp_path))
+    rows = runs.rows(given, missing_ok=True)
+    steps = planning.steps(rows, Storage.at(given.storage))
+    work = {step.role: step.work for step in steps}
+    assert work["extractor"].what == "examples not known"
+    assert math.isnan(work["extractor"].flops)
+
+
+def test_data_that_no_row_needs_may_be_missing(tmp_path: Path):
+    given = spec(tmp_path, real={"train": OWN["real"]["train"]}, data_root=str(tmp_path))
+    assert missing(shown(given)) == []
+
+
+def test_a_file_that_is_no_parquet_is_told_in_a_plan(tmp_path: Path):
+    (tmp_path / "mnli.parquet").write_text("no parquet")
+    with pytest.raises(UserError, match=r"^real\.train: .*mnli\.parquet can not be read"):
+        shown(spec(tmp_path, real=OWN["real"], data_root=str(tmp_path)))
+
+
+def test_trials_are_planned_where_data_are_missing(tmp_path: Path):
+    grid = {"parameters": {"queries.count": {"grid": [5, 9]}}, "objective": "dev"}
+    pairs = {"source": "files", "path": "dev.parquet", "split": "validation"}
+    changes = {"sets": {"dev": pairs}}
+    given = spec(tmp_path, {"sweep": grid}, evaluation=changes, data_root=str(tmp_path))
+    text = io.StringIO()
+    planning.show(given, sweeping.rows(given), Console(file=text, width=200))
+    assert len(missing(text.getvalue())) == 1
 
 
 # --- whose stages -----------------------------------------------------------------------------

@@ -14,16 +14,17 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from pyarrow import fs as filesystems
 
-from raythief.config import LABELS, LANGUAGES
+from raythief.config import LABELS, LANGUAGES, expand, load, validate
 from raythief.errors import UserError
 from raythief.evaluation import pack_bits
-from raythief.report import diagram, figures, headline, write
+from raythief.report import deviations, diagram, figures, headline, write
 from raythief.report.measures import wilson
 
 Accuracy = Callable[[str, int, str], float]
@@ -638,6 +639,84 @@ def test_the_miniature_says_that_it_is_one(complete: Path) -> None:
 
 
 # --- what is missing or damaged -----------------------------------------------------------------
+
+
+def deviations_of(run: Any) -> dict[str, str]:
+    """The deviations that a report names, with their rows."""
+    section = deviations.deviations(run)
+    assert section is not None
+    [block] = section.blocks
+    return {} if block.kind == "text" else {row[0].text: row[1].text for row in block.rows}
+
+
+def run_of(spec: Mapping[str, Any]) -> Any:
+    whole = validate({"name": "made-up", **spec}, "spec")
+    return SimpleNamespace(variants={one.name: one.spec for one in expand(whole)})
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "vocabulary", "figure2"])
+def test_the_papers_specs_depart_from_it_in_nothing(name: str) -> None:
+    spec = load(Path(__file__).parents[2] / "jobs" / f"{name}.yaml")
+    assert deviations_of(SimpleNamespace(variants={v.name: v.spec for v in expand(spec)})) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"vocabulary.min_count": 1}, "The vocabulary holds words seen 1 time or more; "),
+        ({"vocabulary.sampling": "unigram"}, "Words are drawn by how often they occur"),
+        ({"vocabulary.top_k": 3000}, "Only the 3,000 commonest words are drawn"),
+        ({"vocabulary.max_words": 12}, "Sentences have 12 words at most, not 59"),
+        ({"corpus": {"source": "hub", "cleaning": "wikitext"}}, "Words are joined at WikiText's"),
+        ({"corpus": {"source": "hub", "cleaning": "plain"}}, "Words are split anew"),
+        (
+            {"corpus": {"source": "hub", "split": "test"}},
+            "Words are of Salesforce/wikitext (wikitext-103-raw-v1, test), not",
+        ),
+        ({"corpus": {"source": "files", "path": "a.txt"}}, "Words are of the files a.txt, not"),
+        ({"queries.count": 1000}, "There are 1,000 queries, not 392,702"),
+        ({"queries.replaced_words": 1}, "To make the premise, 1 word of the hypothesis"),
+        ({"queries.positions": "with_replacement"}, "Positions of replaced words are drawn"),
+        ({"extractor.queries": 500}, "The extractor learns from 500 of the 392,702 queries"),
+        ({"extractor.model": "a/b"}, "The extractor is a/b, none of the paper's models"),
+        ({"victim.model": "a/b"}, "The victim is a/b, not RoBERTa-Large"),
+        ({"victim.api": {"url": "http://127.0.0.1/p"}}, "The victim is an API"),
+        ({"real.fraction": 0.2}, "The share of real data is 20 %"),
+        ({"real": {"fraction": 0.1, "placement": "only"}}, "A control that the paper has not"),
+        (
+            {"real": {"fraction": 1, "train": {"source": "files", "path": "a.parquet"}}},
+            "Real data are from files of the user's",
+        ),
+        (
+            {
+                "evaluation.sets.mnli": {
+                    "source": "hub", "dataset": "facebook/xnli", "split": "validation"
+                }
+            },
+            "The set mnli is not what the paper measures on",
+        ),
+        (
+            {"extractor.training.class_weights": "inverse_sqrt"},
+            "Training of the extractor weights classes",
+        ),
+        (
+            {"victim.scores": True, "extractor.training.soft_labels": {}},
+            "Training of the extractor uses the victim's probabilities",
+        ),
+    ],
+    ids=lambda given: "" if isinstance(given, str) else next(iter(given)),
+)  # fmt: skip
+def test_each_deviation_from_the_paper_is_named_with_its_rows(changes: dict, said: str) -> None:
+    found = deviations_of(run_of({"variants": {"ours": changes, "the paper's": {}}}))
+    [(sentence, rows)] = found.items()
+    assert sentence.startswith(said)
+    assert rows == "ours"
+
+
+def test_deviations_stand_in_the_report(complete: Path) -> None:
+    text = (complete / "report.md").read_text(encoding="utf-8")
+    part = text[text.index("## Where this run departs from the paper") :].partition("\n## ")[0]
+    assert "| Text, labelled data and models are those of a small world of our own. | all |" in part
 
 
 def test_failed_running_collapsed_and_absent_rows_are_listed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import AsyncIterator
@@ -17,7 +18,7 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 from rich.console import Console
 
 from conftest import SMALL
-from raythief import config
+from raythief import clusters, config
 from raythief.errors import MissingKeyError, UserError
 from raythief.submission import connection, jobs, package, preflight
 from s3_server import answering
@@ -466,6 +467,18 @@ def test_a_node_that_can_not_be_looked_at_is_named_with_the_reason(
     with pytest.raises(UserError) as caught:
         preflight._everywhere([node], preflight._import)
     assert str(caught.value) == "node 10.0.0.7 (abcdef) can not be looked at: not yours"
+
+
+def test_the_preflight_refuses_what_a_plan_only_calls_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(clusters, "connect", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(ray, "nodes", list)
+    spec = str(package.ROOT / "jobs" / "vocabulary.yaml")
+    assert preflight.main(["run", spec, "--set", f"data_root={tmp_path}"]) == 2
+    last = capsys.readouterr().out.splitlines()[-1]
+    told = json.loads(last.removeprefix(preflight.MARK))["error"]
+    assert told.startswith(f"corpus.path: there is no file at {tmp_path}/cord19/metadata.csv; put")
 
 
 @pytest.mark.parametrize(

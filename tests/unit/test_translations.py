@@ -84,11 +84,19 @@ def test_files_of_another_kind_are_refused(tmp_path: Path):
     pq.write_table(pa.table({"en": ["a"], "target": ["b"]}), tmp_path / "de.parquet")
     with pytest.raises(UserError, match="has no column `de`"):
         translations.read(PARQUET, "de", tmp_path, 0)
+    pq.write_table(pa.table({"en": ["a"], "de": [1]}), tmp_path / "de.parquet")
+    with pytest.raises(UserError, match=r"column `de` of .* holds int64, not text"):
+        translations.read(PARQUET, "de", tmp_path, 0)
+    cells = pa.array([b"eins", b"zw\xff"], pa.binary())
+    broken = pa.Array.from_buffers(pa.string(), 2, cells.buffers())
+    pq.write_table(pa.table({"en": ["a", "b"], "de": broken}), tmp_path / "de.parquet")
+    with pytest.raises(UserError, match=r"the column `de` has text in row 1 .* not UTF-8"):
+        translations.read(PARQUET, "de", tmp_path, 0)
 
 
 def test_a_missing_file_is_told_with_its_field(tmp_path: Path):
     with pytest.raises(UserError, match=r"^extractor\.bilstm\.parallel\.path: .*de-en\.de; put"):
-        translations.files(TEXT, "de", tmp_path)
+        translations.read(TEXT, "de", tmp_path, 0)
     (tmp_path / "de-en.de").touch()
     with pytest.raises(UserError, match=r"^extractor\.bilstm\.parallel\.english: .*de-en\.en; put"):
-        translations.files(TEXT, "de", tmp_path)
+        translations.read(TEXT, "de", tmp_path, 0)

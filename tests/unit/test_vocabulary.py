@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import random
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raythief.config import Vocabulary
+from raythief.config import HubCorpus, Vocabulary
+from raythief.corpora import sentences
 from raythief.errors import UserError
 from raythief.vocabulary import Counts, Distribution, is_usable, most_common_only_in, restrict
 
 SENTENCES = ["the cat sees the dog", "a dog sleeps", "the Cat sleeps", "the dog"]
+DATA = Path(os.environ.get("RAYTHIEF_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
+
+
+def limits(**fields: object) -> Vocabulary:
+    """Limits under which a word may stand but once: texts here are short."""
+    return Vocabulary.model_validate({"min_count": 1, **fields})
 
 
 def restricted(**fields: object) -> Distribution:
-    return restrict(Counts.of(SENTENCES), Vocabulary.model_validate(fields))
+    return restrict(Counts.of(SENTENCES), limits(**fields))
 
 
 def test_words_are_counted_cased_and_lengths_by_sentence():
@@ -55,7 +65,7 @@ def test_words_come_by_count_then_by_code_point():
 
 
 def test_the_order_of_sentences_does_not_matter():
-    reversed_ = restrict(Counts.of(SENTENCES[::-1]), Vocabulary())
+    reversed_ = restrict(Counts.of(SENTENCES[::-1]), limits())
     assert reversed_.to_tables() == restricted().to_tables()
 
 
@@ -69,7 +79,7 @@ def test_words_and_lengths_are_limited():
 
 def test_top_k_counts_only_words_that_can_be_drawn():
     counts = Counts.of(["<unk> <unk> <unk> a a b"])
-    assert restrict(counts, Vocabulary(top_k=2)).words == ("a", "b")
+    assert restrict(counts, limits(top_k=2)).words == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +95,7 @@ def test_top_k_counts_only_words_that_can_be_drawn():
 def test_what_an_encoder_would_misread_is_dropped(word: str):
     assert not is_usable(word)
     counts = Counts({word: 9, "good": 1}, {1: 10})
-    assert restrict(counts, Vocabulary()).words == ("good",)
+    assert restrict(counts, limits()).words == ("good",)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +116,7 @@ def test_what_only_looks_like_it_stays(word: str):
 )
 def test_an_empty_vocabulary_is_told(counts: Counts, fields: dict[str, int], told: str):
     with pytest.raises(UserError, match=told):
-        restrict(counts, Vocabulary.model_validate(fields))
+        restrict(counts, limits(**fields))
 
 
 def test_tables_give_the_distribution_back(tmp_path):
@@ -123,8 +133,38 @@ def test_tables_give_the_distribution_back(tmp_path):
 def test_words_that_tell_two_corpora_apart():
     general = Counts.of(["the family " * 3 + "the film 's 2013 film . government"])
     medical = Counts.of(["the virus . the virus of RNA . film"])
-    a, b = restrict(general, Vocabulary()), restrict(medical, Vocabulary())
+    a, b = restrict(general, limits()), restrict(medical, limits())
     assert most_common_only_in(a.words, b.words) == ["family", "government"]
     assert most_common_only_in(a.words, b.words, count=1) == ["family"]
     assert most_common_only_in(b.words, a.words) == ["virus", "RNA", "of"]
     assert most_common_only_in(a.words, a.words) == []
+
+
+# --- the paper's vocabulary -------------------------------------------------------------------
+
+
+def test_by_default_words_are_those_of_wikitexts_own_vocabulary():
+    """Tokens seen three times or more: no compounds, marks too, and nothing that is rarer."""
+    lines = [
+        " = State @-@ of @-@ the @-@ art art art = ",
+        " The state @-@ of @-@ the @-@ art pump cost 1 @,@ 000 francs in <unk> . ",
+        " A state @-@ of @-@ the @-@ art pump cost 1 @,@ 000 francs in <unk> . ",
+        " The state @-@ of @-@ the @-@ art pump cost 2 @,@ 000 marks in <unk> . ",
+    ]
+    found = restrict(Counts.of(sentences(lines, HubCorpus().cleaning)), Vocabulary())
+    assert found.words == (
+        "@-@", ".", "000", "@,@", "art", "cost", "in", "of", "pump", "state", "the"
+    )  # fmt: skip
+    assert found.lengths.tolist() == [17]  # as many as the corpus has tokens
+
+
+def test_by_default_real_text_gives_the_words_that_wikitexts_rule_gives():
+    path = DATA / "wikitext" / "wikitext103_valid.parquet"
+    if not path.is_file():
+        pytest.skip(f"{path} is not at hand; set RAYTHIEF_DATA")
+    lines = pq.read_table(path)["text"].to_pylist()
+    counts = Counter(word for line in lines for word in line.split())
+    rule = {word for word, count in counts.items() if count >= 3 and is_usable(word)}
+    found = set(restrict(Counts.of(sentences(lines, HubCorpus().cleaning)), Vocabulary()).words)
+    assert found < rule  # headings are no sentences, so that their words are counted less often
+    assert len(found) > 0.99 * len(rule)
