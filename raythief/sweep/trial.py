@@ -23,7 +23,7 @@ from raythief import clusters, pipeline
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Spec
 from raythief.progress import Tell, Watch, silent
-from raythief.sweep import space
+from raythief.sweep import space, stopping
 from raythief.training import StoppedError
 
 log = logging.getLogger(__name__)
@@ -110,10 +110,12 @@ class Trial(tune.Trainable):
         built: dict[str, Any] = {}
         collapse: list[str] = []
         seconds = 0.0
-        for role, stage in pipeline.stages(spec).items():
+        stages = pipeline.stages(spec)
+        final = [role for role in stages if role in WATCHED][-1]
+        for role, stage in stages.items():
             tell = self._tell(role)
             if watch is not None and role in WATCHED:
-                watch.tell = tell
+                watch.begin(role, stopping.kind(spec, role), role == final, tell)
                 tell = watch
             artifact, new = stage.ensure(storage, tell)
             built[role] = {"path": artifact.path, "reused": not new}
@@ -159,18 +161,27 @@ class _Judge(Watch):
         """Steps of the trainings that are through."""
         self.tell: Tell = silent
 
+    def begin(self, role: str, kind: str, final: bool, tell: Tell) -> None:
+        """Look at a training from now on, of some kind, which may be the trial's last."""
+        self.role, self.kind, self.final, self.tell = role, kind, final, tell
+
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Leave word of how far it is."""
         self.tell(done, total, note)
 
     def look(self, look: Mapping[str, float]) -> bool:
         """Tell Tune, and wait for its answer."""
+        step, steps = int(look["step"]), int(look["steps"])
         self.trial.told.put(
             {
                 **look,
                 "objective": look["score"],
-                "step": self.before + int(look["step"]),
-                "steps": self.before + int(look["steps"]),
+                "stage": self.role,
+                "step": self.before + step,
+                "steps": self.before + steps,
+                stopping.KIND: self.kind,
+                stopping.STEP: step,
+                stopping.LAST: self.final and step == steps,
                 "done": False,
             }
         )
