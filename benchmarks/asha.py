@@ -30,7 +30,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from raythief import config, paper
 from raythief.sweep import space
-from raythief.sweep.stopping import FINETUNED, KIND, LAST, STEP, ByKind, kind
+from raythief.sweep.stopping import FINETUNED, KIND, PAID, STEP, ByKind, kind
 
 JOB = Path(__file__).parents[1] / "jobs" / "sweep.yaml"
 RATE = "extractor.training.learning_rate"
@@ -68,7 +68,7 @@ def looks(spec: config.Spec, point: space.Point, seed: int) -> Iterator[Look]:
                 "training_iteration": told,
                 KIND: kind(spec, role),
                 STEP: step,
-                LAST: role == trainings[-1][0] and step == length,
+                PAID: role == trainings[-1][0] and step == length,
                 "role": role,
                 "training": training,
             }
@@ -99,7 +99,7 @@ def search(
         look = next(ways[number])
         seen[number].append(look)
         trial = SimpleNamespace(trial_id=str(number))
-        if scheduler.on_trial_result(None, trial, look) == TrialScheduler.STOP or look[LAST]:
+        if scheduler.on_trial_result(None, trial, look) == TrialScheduler.STOP or look[PAID]:
             running.remove(number)
     raise AssertionError
 
@@ -136,7 +136,7 @@ def reckoned(seeds: int) -> dict[str, dict[str, Any]]:
             seen = search(spec, points, specs, scheduler, seed)
             reached.append(sum(seen[i][-1]["role"] == FINETUNED for i in after))
             steps += _steps(seen.values())
-            ends = {i: told[-1]["objective"] for i, told in seen.items() if told[-1][LAST]}
+            ends = {i: told[-1]["objective"] for i, told in seen.items() if told[-1][PAID]}
             won = points[max(ends, key=lambda i: ends[i])]
             winners[f"{100 * won['real.fraction']:.0f} % {won.get('real.placement', '')}"] += 1
         found[name] = {

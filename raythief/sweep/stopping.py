@@ -29,8 +29,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from raythief.config import Asha, Spec
 
-KIND, STEP, LAST = "kind", "training_step", "last"
-"""What a look tells of itself: its kind, the step of that training, whether training ends here."""
+KIND, STEP, PAID = "kind", "training_step", "paid"
+"""What a look tells of itself: its kind, the step of that training, whether all are paid for."""
 GIBBERISH, FINETUNED = "gibberish", "finetuned"
 _UNBOUNDED = 10**9
 """Steps that no training reaches: a trial ends by itself, not by ASHA's `max_t`."""
@@ -62,7 +62,8 @@ def kind(spec: Spec, role: str) -> str:
 class ByKind(FIFOScheduler):  # type: ignore[misc]  # Ray Tune tells no types
     """Asynchronous successive halving (Li et al. 2020, Ray Tune's), one for each kind of training.
 
-    A look at which a trial's last training ends stops nothing: all is paid but the evaluation.
+    A trial whose trainings are all paid for is never stopped: not at the look at which its last one
+    ends, and at none if an earlier sweep came to its end. Its looks count for the others.
     """
 
     def __init__(self, asha: Asha) -> None:
@@ -77,7 +78,7 @@ class ByKind(FIFOScheduler):  # type: ignore[misc]  # Ray Tune tells no types
         one = self.kinds.setdefault(result[KIND], self._scheduler())
         one.on_trial_add(tune_controller, trial)  # again at each look, which changes nothing
         decision = str(one.on_trial_result(tune_controller, trial, result))
-        return str(TrialScheduler.CONTINUE) if result[LAST] else decision
+        return str(TrialScheduler.CONTINUE) if result[PAID] else decision
 
     def _scheduler(self) -> AsyncHyperBandScheduler:
         return AsyncHyperBandScheduler(

@@ -112,10 +112,12 @@ class Trial(tune.Trainable):
         seconds = 0.0
         stages = pipeline.stages(spec)
         final = [role for role in stages if role in WATCHED][-1]
+        end = stages["evaluation"]
+        paid = storage.artifact(end.name, end.fingerprint).manifest() is not None
         for role, stage in stages.items():
             tell = self._tell(role)
             if watch is not None and role in WATCHED:
-                watch.begin(role, stopping.kind(spec, role), role == final, tell)
+                watch.begin(role, stopping.kind(spec, role), tell, final=role == final, paid=paid)
                 tell = watch
             artifact, new = stage.ensure(storage, tell)
             built[role] = {"path": artifact.path, "reused": not new}
@@ -161,9 +163,10 @@ class _Judge(Watch):
         """Steps of the trainings that are through."""
         self.tell: Tell = silent
 
-    def begin(self, role: str, kind: str, final: bool, tell: Tell) -> None:
-        """Look at a training from now on, of some kind, which may be the trial's last."""
-        self.role, self.kind, self.final, self.tell = role, kind, final, tell
+    def begin(self, role: str, kind: str, tell: Tell, *, final: bool, paid: bool) -> None:
+        """Look at a training from now on: maybe the trial's last, or of one that was evaluated."""
+        self.role, self.kind, self.tell = role, kind, tell
+        self.final, self.paid = final, paid
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Leave word of how far it is."""
@@ -181,7 +184,7 @@ class _Judge(Watch):
                 "steps": self.before + steps,
                 stopping.KIND: self.kind,
                 stopping.STEP: step,
-                stopping.LAST: self.final and step == steps,
+                stopping.PAID: self.paid or (self.final and step == steps),
                 "done": False,
             }
         )

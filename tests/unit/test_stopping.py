@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from raythief import sweep
-from raythief.artifacts import Storage
+from raythief.artifacts import Artifact, Storage
 from raythief.config import Asha, Spec, validate
 from raythief.sweep import space, stopping, trial
-from raythief.sweep.stopping import KIND, LAST, STEP, ByKind, kind
+from raythief.sweep.stopping import KIND, PAID, STEP, ByKind, kind
 
 STEPS = "extractor.training.steps"
 RATE = "extractor.training.learning_rate"
@@ -82,9 +82,9 @@ def test_epochs_are_as_long_as_there_are_rows_and_batches_small() -> None:
 
 
 def told(
-    scheduler: ByKind, name: str, score: float, kind: str, step: int, last: bool = False
+    scheduler: ByKind, name: str, score: float, kind: str, step: int, paid: bool = False
 ) -> str:
-    look = {"objective": score, KIND: kind, STEP: step, LAST: last}
+    look = {"objective": score, KIND: kind, STEP: step, PAID: paid}
     return scheduler.on_trial_result(None, SimpleNamespace(trial_id=name), look)
 
 
@@ -105,7 +105,7 @@ def test_a_look_is_ranked_among_its_kind_at_its_step() -> None:
 def test_what_is_paid_is_not_stopped() -> None:
     scheduler = ByKind(Asha(every=10, reduction=2))
     told(scheduler, "good", 0.9, "during", 10)
-    assert told(scheduler, "poor", 0.1, "during", 10, last=True) == "CONTINUE"
+    assert told(scheduler, "poor", 0.1, "during", 10, paid=True) == "CONTINUE"
     assert told(scheduler, "third", 0.2, "during", 10) == "STOP"  # 0.1 counts, too
     end = {"objective": 0.0, "runs": "[]"}
     assert scheduler.on_trial_result(None, SimpleNamespace(trial_id="poor"), end) == "CONTINUE"
@@ -137,6 +137,8 @@ class Training:
 
 
 class Evaluation(Training):
+    name, fingerprint = "evaluation", "0123"
+
     def ensure(self, storage: Storage, tell: Any) -> tuple[Any, bool]:
         return self, True
 
@@ -162,13 +164,17 @@ def test_a_trial_tells_of_each_look_what_it_is_a_look_at(
     run = trial.Trial._run(made, Storage.at(str(tmp_path)), 0)
     assert run["objective"] == 0.7
     found = [made.told.get_nowait() for _ in range(4)]
-    assert [(one["stage"], one["step"], one[STEP], one[LAST]) for one in found] == [
+    assert [(one["stage"], one["step"], one[STEP], one[PAID]) for one in found] == [
         ("extractor", 10, 10, False),
         ("extractor", 20, 20, False),  # its real data are to come
         ("finetuned", 30, 10, False),
         ("finetuned", 40, 20, True),
     ]
     gibberish, finetuned = of(real__placement="after"), of("finetuned", real__placement="after")
+    # What an earlier sweep brought to its end is told to the others, and is not stopped.
+    monkeypatch.setattr(Artifact, "manifest", lambda artifact: {})
+    trial.Trial._run(made, Storage.at(str(tmp_path)), 0)
+    assert all(made.told.get_nowait()[PAID] for _ in range(4))
     assert [one[KIND] for one in found] == [gibberish] * 2 + [finetuned] * 2
 
 
