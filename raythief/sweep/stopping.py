@@ -43,6 +43,9 @@ def kind(spec: Spec, role: str) -> str:
         spec: Of the trial.
         role: Of the training, `extractor` or `finetuned`.
 
+    Returns:
+        What it learns from and how long, as JSON.
+
     The share that is mixed in makes no kind of its own, though by so much a training of some
     epochs is longer; a share that is put after does, because it alone decides the length.
     """
