@@ -78,7 +78,9 @@ BOUNDED = ("uniform", "loguniform", "randint")
 class Asha(Section):
     """Early stopping of trials by asynchronous successive halving (Li et al. 2020).
 
-    All trainings of a trial then keep their best weights by the objective (`selection`). There is
+    A training is ranked among its like alone: those that learn from the same kind of data
+    (gibberish, gibberish with real data mixed in, real data after gibberish) in as many steps. All
+    trainings of a trial keep their best weights by the objective (`selection`). There is
     no population-based training, whose winners have no configuration of their own: the package
     `raythief.sweep` says why.
     """
@@ -86,10 +88,10 @@ class Asha(Section):
     every: int = Field(500, ge=1)
     """Optimiser steps between two looks at the objective."""
     grace: int = Field(1, ge=1)
-    """Looks before a trial can be stopped."""
+    """Looks at a training, each `every` steps, before its trial can be stopped."""
     reduction: int = Field(3, ge=2)
-    """Of the trials that reach `grace` looks, and again `reduction` times as many, one in so many
-    goes on."""
+    """Of the trainings that reach `grace` looks, and again `reduction` times as many, one in so
+    many goes on."""
 
 
 class Sweep(Section):

@@ -35,12 +35,15 @@ from raythief.report.trials import (
     Gap,
     Pair,
     Pick,
+    by_place,
     contenders,
     gap,
     paired,
     picks,
     placed,
     rules,
+    stopped,
+    unseen,
 )
 
 # --- where the real data stand ------------------------------------------------------------------
@@ -60,6 +63,11 @@ def placement(found: Search) -> Section | None:
         if several
         else "Whiskers: the 95 % interval of the test items."
     )
+    if said := _stops(found.run):
+        reach += (
+            " Those that the scheduler stopped are in none, so that two points may stand for other "
+            "settings: compare the pairs."
+        )
     lines = [
         (name or "no real data", [(share, one.mean, one.low, one.high)
                                   for share, one in shares.items()])
@@ -75,6 +83,8 @@ def placement(found: Search) -> Section | None:
             "placement.csv",
         )
     ]
+    if said:
+        blocks.append(Text(said))
     values = [(name, share, one.count, one.mean, one.low, one.high)
               for name, shares in means.items() for share, one in shares.items()]  # fmt: skip
     header = ("placement", "share", "trials", "mean", "low", "high")
@@ -127,32 +137,58 @@ def _pair_table(found: Search, pairs: Sequence[Pair], left: int) -> Table:
 
 
 def findings(found: Search) -> list[Finding]:
-    """Whether real data after extraction beat the same data mixed in, by pairs of trials."""
+    """Whether real data after extraction beat the same data mixed in, by pairs of trials.
+
+    Only trials that came to their end are compared. Where the scheduler stopped some and left a
+    single pair, nothing tells the luck of training, and no verdict is drawn from it.
+    """
     details: dict[str, list[str]] = {"shows": [], "unclear": [], "absent": []}
-    for share, own, apart in _gaps(found.run, paired(found.run)[0]):
+    said = _stops(found.run)
+    where = f"by {goal(found.sweep)}"
+    pairs = paired(found.run)[0]
+    if said and not pairs:
+        text = "are not compared, since of no pair of trials both came to their end"
+        return [("unclear", f"Real data after extraction and real data mixed in {text}. {said}")]
+    for share, own, apart in _gaps(found.run, pairs):
         half = apart.margin
         kind = "unclear"
-        if half is not None and abs(apart.mean) > half:
+        lone = apart.pairs is None and any(map(stopped, by_place(found.run, share).values()))
+        if half is not None and abs(apart.mean) > half and not lone:
             kind = "shows" if apart.mean > 0 else "absent"
         noise = "" if half is None else f" ± {percent(half)}"
         details[kind].append(
             f"{points(apart.mean)}{noise} points with {100 * share:.3g} % of it "
-            f"({counted(len(own), 'pair')})"
+            f"({counted(len(own), 'pair')}{', all that is left' if lone else ''})"
         )
     shows, unclear, absent = (listed(details[kind]) for kind in ("shows", "unclear", "absent"))
-    where = f"by {goal(found.sweep)}"
     noise = "can not be told apart from noise"
+    end = f" {said}" if said else ""
     if absent:
         rest = f"; elsewhere: {listed(details['shows'] + details['unclear'])}"
         text = f"Real data after extraction does not beat mixing it in {where}: {absent}"
-        return [("absent", f"{text}{rest if shows or unclear else ''}.")]
+        return [("absent", f"{text}{rest if shows or unclear else ''}.{end}")]
     if unclear:
         beats = f"; it is ahead beyond it by {shows}" if shows else ""
         text = f"Real data after extraction and real data mixed in {noise} {where}"
-        return [("unclear", f"{text}: {unclear}{beats}.")]
+        return [("unclear", f"{text}: {unclear}{beats}.{end}")]
     if shows:
-        return [("shows", f"Real data after extraction beats mixing it in {where}: {shows}.")]
+        return [("shows", f"Real data after extraction beats mixing it in {where}: {shows}.{end}")]
     return []
+
+
+def _stops(run: Run) -> str:
+    """How many trials of either placement the scheduler stopped, and where; empty if none."""
+    sides = by_place(run)
+    if not any(map(stopped, sides.values())):
+        return ""
+    cut = {place: stopped(rows) for place, rows in sides.items()}
+    early = sum(map(unseen, cut["after"]))
+    before = f", {early} of them before they had seen any" if early else ""
+    return (
+        f"The scheduler stopped {len(cut['after'])} of {counted(len(sides['after']), 'trial')} that"
+        f" put real data after{before}, and {len(cut['during'])} of {len(sides['during'])} that mix"
+        " it in; only those that came to their end are compared."
+    )
 
 
 def _gaps(run: Run, pairs: Sequence[Pair]) -> list[tuple[float, list[Pair], Gap]]:

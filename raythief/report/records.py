@@ -83,6 +83,8 @@ MaybeAmount = Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_k
 class Look(Part):
     """What a trial scored on the way."""
 
+    stage: str | None = None
+    """Role of the training that was looked at."""
     step: Annotated[int, Field(ge=0)]
     score: MaybeShare = None
 

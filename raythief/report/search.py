@@ -40,12 +40,14 @@ from raythief.report.trials import (
     key,
     scored,
     spending,
+    unseen,
 )
 
 LEADING = 5
 """Configurations that figures tell apart, and that the sections of every run show."""
 TABLE = 20
 """Configurations that are not folded away."""
+_BEFORE_REAL = "stopped before its real data"
 INTERVAL = f"95{NBSP}%{NBSP}interval"
 
 
@@ -139,7 +141,7 @@ def trials(found: Search) -> Section:
                     "trials.csv",
                 )
             )
-    looks = [(row.trial, row.repeat, look.step, look.score)
+    looks = [(row.trial, row.repeat, look.stage, look.step, look.score)
              for row in found.run.record.rows for look in row.looks]  # fmt: skip
     if paths := _paths(found):
         caption = (
@@ -149,7 +151,8 @@ def trials(found: Search) -> Section:
         svg = sweepfigures.courses(paths)
         blocks.append(Picture("looks", svg, "Curves of the objective by step", caption,
                               "looks.csv"))  # fmt: skip
-        sheets.append(Sheet("looks.csv", ("trial", "repeat", "step", "objective"), looks))
+        header = ("trial", "repeat", "stage", "step", "objective")
+        sheets.append(Sheet("looks.csv", header, looks))
     budget, sheet = _budget(found)
     return Section(
         "search",
@@ -216,7 +219,7 @@ def _more(one: Configuration) -> str:
 
 
 def _state(one: Configuration) -> str:
-    states = [row.status for row in one.rows]
+    states = [_BEFORE_REAL if unseen(row) else row.status for row in one.rows]
     counts = {state: states.count(state) for state in dict.fromkeys(states)}
     single = len(states) == 1
     words = [state if single else f"{count} {state}" for state, count in counts.items()]

@@ -263,6 +263,28 @@ def share(row: Row) -> float | None:
     return float(value) if value is not None and is_number(value) else None
 
 
+def unseen(row: Row) -> bool:
+    """Whether the scheduler stopped a trial in its gibberish stage, with its real data to come."""
+    after = row.parameters.get(PLACEMENT) == "after" and bool(share(row))
+    at = row.looks[-1].stage if row.looks else None
+    return row.status == "stopped" and after and at == "extractor"
+
+
+def by_place(run: Run, fraction: float | None = None) -> dict[str, list[Row]]:
+    """Trials `after` and `during`, whatever became of them; of all shares of real data, or one."""
+    found: dict[str, list[Row]] = {"after": [], "during": []}
+    for row in run.record.rows:
+        own, place = share(row), row.parameters.get(PLACEMENT)
+        if own and place in ("after", "during") and fraction in (None, own):
+            found[str(place)].append(row)
+    return found
+
+
+def stopped(rows: Sequence[Row]) -> list[Row]:
+    """Those that the scheduler stopped."""
+    return [row for row in rows if row.status == "stopped"]
+
+
 def placed(run: Run) -> dict[str, dict[float, Estimate]]:
     """The objective by placement and share, over all trials that were evaluated there."""
     groups: dict[str, dict[float, list[Row]]] = {}

@@ -2,6 +2,7 @@
 
     space      which configurations are tried, and the spec of each
     trial      what Tune runs
+    stopping   which trials are stopped early
     board      what is shown meanwhile
     outcome    what is left: record, tables, best spec, report
 
@@ -35,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from rich.console import Console
 
@@ -47,12 +47,10 @@ from raythief.progress import Display
 from raythief.stages import Stage
 from raythief.sweep import outcome, space
 from raythief.sweep.board import Board
+from raythief.sweep.stopping import ByKind
 from raythief.sweep.trial import Trial
 
 __all__ = ["check", "rows", "run"]
-
-_UNBOUNDED = 1_000_000
-"""Looks that no training reaches: a trial ends by itself, not by ASHA's `max_t`."""
 
 
 def run(
@@ -200,7 +198,7 @@ def _tune(
                 num_samples=1 if points else sweep.samples,
                 max_concurrent_trials=concurrent,
                 search_alg=searcher,
-                scheduler=_scheduler(spec),
+                scheduler=sweep.asha and ByKind(sweep.asha),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
                 trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
@@ -213,18 +211,6 @@ def _tune(
                 failure_config=tune.FailureConfig(max_failures=spec.resources.restarts),
             ),
         ).fit()
-
-
-def _scheduler(spec: Spec) -> Any:
-    asha = spec.sweep.asha
-    if asha is None:
-        return None
-    return AsyncHyperBandScheduler(
-        time_attr="training_iteration",  # looks
-        grace_period=asha.grace,
-        reduction_factor=asha.reduction,
-        max_t=_UNBOUNDED,
-    )
 
 
 def _optuna(spec: Spec, storage: Storage, goals: dict[str, Any], board: Board) -> Any:
@@ -245,6 +231,13 @@ def _optuna(spec: Spec, storage: Storage, goals: dict[str, Any], board: Board) -
             kept = {"identity": identity, "tried": tried_now}
             storage.write_bytes(place, json.dumps(kept).encode())
             return config
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            """Of a trial that was stopped, no score: its last look is not what it would reach."""
+            whole = result is not None and "runs" in result
+            super().on_trial_complete(trial_id, result if whole else None, error)
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing more: what was tried is on storage."""

@@ -67,7 +67,7 @@ class Entry:
     status: Status = "running"
     latest: dict[str, Any] = field(default_factory=dict)
     """The last that it told."""
-    looks: list[dict[str, float]] = field(default_factory=list)
+    looks: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
     stage: str = ""
     """What it is at, of which so many units (steps of a training) are done."""
@@ -173,7 +173,8 @@ class Board(tune.Callback):
         entry = self.entries[trial.trial_id]
         entry.latest = result
         if "step" in result and all(look["step"] < result["step"] for look in entry.looks):
-            entry.looks.append({"step": result["step"], "score": result["objective"]})
+            told = {name: result[name] for name in ("stage", "step")}
+            entry.looks.append({**told, "score": result["objective"]})
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """A trial has ended by itself, or was stopped by the scheduler."""

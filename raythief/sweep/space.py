@@ -58,13 +58,13 @@ def chosen(spec: Spec, point: Mapping[str, Any]) -> Spec:
         UserError: a parameter is no field of the spec, or its value does not fit.
     """
     tree = spec.model_dump(mode="json", exclude={"variants", "paper"}, exclude_unset=True)
+    tree = merge(tree, nest(point))
     asha = spec.sweep.asha
     if asha is not None:
         look = {"on": spec.sweep.objective, "every": asha.every}
         tree = merge(tree, nest({"extractor.training.selection": look}))
-        if spec.real.training is not None:
+        if validate(tree, "sweep.parameters").real.training is not None:  # of the point, maybe
             tree = merge(tree, nest({"real.training.selection": look}))
-    tree = merge(tree, nest(point))
     validate(tree, "sweep.parameters")  # with the sweep: some points can not be judged by it
     return validate({name: value for name, value in tree.items() if name != "sweep"}, "")
 

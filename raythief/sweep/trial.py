@@ -23,7 +23,7 @@ from raythief import building, clusters, pipeline
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Spec
 from raythief.progress import Tell, Watch, silent
-from raythief.sweep import space
+from raythief.sweep import space, stopping
 from raythief.training import StoppedError
 
 log = logging.getLogger(__name__)
@@ -112,12 +112,15 @@ class Trial(tune.Trainable):
         seconds = 0.0
         stages = pipeline.stages(spec)
         states = building.look(stages.values(), storage)
+        final = [role for role in stages if role in WATCHED][-1]
+        end = stages["evaluation"]
+        paid = storage.artifact(end.name, end.fingerprint).manifest() is not None
         for role, stage in stages.items():
             if states[stage.fingerprint][0] == "not needed":
                 continue
             tell = self._tell(role)
             if watch is not None and role in WATCHED:
-                watch.tell = tell
+                watch.begin(role, stopping.kind(spec, role), tell, final=role == final, paid=paid)
                 tell = watch
             artifact, new = stage.ensure(storage, tell)
             built[role] = {"path": artifact.path, "reused": not new}
@@ -163,18 +166,28 @@ class _Judge(Watch):
         """Steps of the trainings that are through."""
         self.tell: Tell = silent
 
+    def begin(self, role: str, kind: str, tell: Tell, *, final: bool, paid: bool) -> None:
+        """Look at a training from now on: maybe the trial's last, or of one that was evaluated."""
+        self.role, self.kind, self.tell = role, kind, tell
+        self.final, self.paid = final, paid
+
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Leave word of how far it is."""
         self.tell(done, total, note)
 
     def look(self, look: Mapping[str, float]) -> bool:
         """Tell Tune, and wait for its answer."""
+        step, steps = int(look["step"]), int(look["steps"])
         self.trial.told.put(
             {
                 **look,
                 "objective": look["score"],
-                "step": self.before + int(look["step"]),
-                "steps": self.before + int(look["steps"]),
+                "stage": self.role,
+                "step": self.before + step,
+                "steps": self.before + steps,
+                stopping.KIND: self.kind,
+                stopping.STEP: step,
+                stopping.PAID: self.paid or (self.final and step == steps),
                 "done": False,
             }
         )

@@ -49,6 +49,7 @@ def test_a_trial_is_shown_with_its_stage_its_scores_and_the_time_left(
     clock.seconds += 60
     entry.heard("extractor", 3000, 9000)
     look = {"objective": 0.612, "english": 0.701, "elsewhere": 0.6057, "step": 3000, "steps": 9000}
+    look["stage"] = "extractor"
     made.on_trial_result(1, [], trial(), look)
     text = shown(console, made)
     row = next(line for line in text.splitlines() if "t000" in line)

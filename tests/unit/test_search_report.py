@@ -450,6 +450,61 @@ def test_what_pairs_show_is_said_as_it_is(
     assert said in text_of(pairs(tmp_path, after, during).report())
 
 
+def stopped(sweep: Sweep, rate: int, place: str, stage: str) -> None:
+    """Add a trial with 1 % of real data that was stopped in a stage."""
+    looks = [{"stage": "extractor", "step": 200, "score": 0.5},
+             {"stage": stage, "step": 400, "score": 0.5}]  # fmt: skip
+    parameters = {RATE: rate, FRACTION: 0.01, PLACEMENT: place}
+    sweep.trial(parameters, 0.5, "stopped", looks=looks, steps=400)
+
+
+def test_trials_that_were_stopped_are_compared_with_none_and_it_is_said_where(
+    tmp_path: Path,
+) -> None:
+    sweep = pairs(tmp_path, [0.70, 0.71], [0.60, 0.61])
+    stopped(sweep, 2, "after", "extractor")
+    stopped(sweep, 3, "after", "finetuned")
+    stopped(sweep, 2, "during", "extractor")
+    folder = sweep.report()
+    text = text_of(folder)
+    said = (
+        "The scheduler stopped 2 of 4 trials that put real data after, 1 of them before they had "
+        "seen any, and 1 of 3 that mix it in; only those that came to their end are compared."
+    )
+    assert text.count(said) == 2  # beside the verdict, and in the section
+    assert "Real data after extraction beats mixing it in" in text
+    assert "compare the pairs" in text
+    assert {line["stage"] for line in sheet(folder, "looks.csv")} == {"extractor", "finetuned"}
+    assert text.count("stopped before its real data") == 1
+
+
+def test_a_pair_that_the_scheduler_alone_left_shows_nothing(tmp_path: Path) -> None:
+    """Items tell no luck of training; where all came to their end, one pair is all there is."""
+    sweep = Sweep(tmp_path, {RATE: {"grid": [0, 1]}, **PLACED})
+    for place, right in (("after", [1] * 88 + [0] * 12), ("during", [1] * 60 + [0] * 40)):
+        point = {RATE: 0, FRACTION: 0.01, PLACEMENT: place}
+        sweep.trial(point, sum(right) / 100, right=right)
+    assert "Real data after extraction beats mixing it in" in text_of(sweep.report())
+    stopped(sweep, 1, "after", "extractor")
+    text = text_of(sweep.report())
+    assert "beats mixing it in" not in text
+    assert "can not be told apart from noise" in text
+    assert "(1 pair, all that is left)" in text
+
+
+def test_no_placement_is_judged_that_was_stopped_before_its_real_data(tmp_path: Path) -> None:
+    sweep = pairs(tmp_path, [], [])
+    for rate in range(2):
+        stopped(sweep, rate, "after", "extractor")
+        sweep.trial({RATE: rate, FRACTION: 0.01, PLACEMENT: "during"}, 0.6)
+    text = text_of(sweep.report())
+    assert (
+        "Real data after extraction and real data mixed in are not compared, since of no pair of "
+        "trials both came to their end. The scheduler stopped 2 of 2 trials that put real data "
+        "after, 2 of them before they had seen any, and 0 of 2 that mix it in"
+    ) in text
+
+
 def test_shares_that_disagree_are_told_apart(tmp_path: Path) -> None:
     sweep = pairs(tmp_path, [0.70, 0.71], [0.60, 0.611])
     for rate in range(2):

@@ -147,6 +147,10 @@ def test_asha_looks_at_the_objective_in_every_training():
     assert training is not None
     assert training.selection == config.Selection(on="dev", every=7)
     assert space.trial_spec(swept(REAL), {}).extractor.training.selection is None
+    # The configuration may be the first to say how the real data are trained on.
+    training = space.trial_spec(spec, {"real.training.learning_rate": 1e-5}).real.training
+    assert training is not None
+    assert training.selection == config.Selection(on="dev", every=7)
 
 
 def test_repetitions_train_with_other_seeds_on_the_same_labels():
