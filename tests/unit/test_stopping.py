@@ -128,7 +128,7 @@ class Training:
             assert all(tell.look({**look, "steps": 20}) for look in self.looks())
         return self, not self.there
 
-    path = "somewhere"
+    path, fingerprint = "somewhere", "4567"
 
     def verify(self) -> dict[str, Any]:
         selection = {"looks": self.looks()}
@@ -157,6 +157,8 @@ def test_a_trial_tells_of_each_look_what_it_is_a_look_at(
         "evaluation": Evaluation(0.7, False),
     }
     monkeypatch.setattr(trial.pipeline, "stages", lambda spec: stages)
+    states = {one.fingerprint: ("missing", "") for one in stages.values()}
+    monkeypatch.setattr(trial.building, "look", lambda *_: states)
     made: Any = SimpleNamespace(
         spec=swept(), point={"real.placement": "after"}, told=queue.SimpleQueue(),
         verdicts=SimpleNamespace(get=lambda: True), _tell=lambda role: trial.silent,
