@@ -6,6 +6,7 @@ a question, the answer says so.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from raythief.report.blocks import counted, listed, percent
@@ -13,7 +14,7 @@ from raythief.report.cast import Cast
 from raythief.report.costs import amount_of_hours, hours, purchases
 from raythief.report.fidelity import steps
 from raythief.report.findings import noise_of, short_words
-from raythief.report.measures import CHANCE, Series, sets_of
+from raythief.report.measures import Series, chances, sets_of
 from raythief.report.records import Artifact, Run
 from raythief.report.results import Training
 
@@ -123,7 +124,20 @@ def _of_victim(parts: Cast) -> str:
     if parts.victim is None:
         return "The victim was not evaluated."
     clauses = _places(parts.victim, parts)
-    return f"The victim is right on {clauses}; a guess among three labels is right on 33.3 %."
+    return f"The victim is right on {clauses}; {_guess(parts)}."
+
+
+def _guess(parts: Cast) -> str:
+    """What the best guess comes to: one number where it is the same in all languages."""
+    known = [one for one in (parts.victim, parts.thief) if one]
+    levels = chances(known, parts.chosen)
+    others = [level for code, level in levels.items() if code != "en"]
+    shown = {"English": percent(levels["en"])} if "en" in levels else {}
+    shown |= {"the others": percent(statistics.fmean(others))} if others else {}
+    if len(set(shown.values())) == 1:
+        return f"a guess would be right on {next(iter(shown.values()))} %"
+    clauses = [f"{level} % in {place}" for place, level in shown.items()]
+    return f"a guess would be right on {listed(clauses)}"
 
 
 def _share_of_lead(parts: Cast) -> str:
@@ -148,7 +162,7 @@ def _share(parts: Cast) -> float | None:
     )
     if ours is None or theirs is None or not theirs.always_above:
         return None
-    return (ours.mean - CHANCE) / (theirs.mean - CHANCE)
+    return (ours.mean - ours.chance) / (theirs.mean - theirs.chance)
 
 
 def _places(one: Series, parts: Cast) -> str:

@@ -148,6 +148,8 @@ def _compared(
 ) -> list[_Compared]:
     ours = [one.accuracy(chosen, code) for code in languages]
     theirs = [row.accuracy.get(code) for code in languages]
+    if row.by_chance:
+        theirs = [100 * measure.chance if measure else None for measure in ours]
     if len(languages) > 1:
         ours.append(one.elsewhere(chosen))
         whole = {code for code in languages if code != "en"} == row.accuracy.keys() - {"en"}
@@ -209,6 +211,9 @@ def _sources(series: Sequence[Series], table: paper.Table) -> list[str]:
         row = paper.find(table, one.name)
         if row and row.source != paper.PAPER:
             quoted.append(f"“{row.name}” is quoted by the paper from {row.source}.")
-    if table == "vocabulary":
-        quoted.append("For CORD-19 the paper says “random chance”, which is put here as 33.3.")
+        if row and row.by_chance:
+            quoted.append(
+                f"For “{row.name}” the paper says “random chance” and no number: here stands what "
+                "always giving our set's commonest label comes to."
+            )
     return quoted

@@ -27,6 +27,7 @@ def fidelity(run: Run, series: Sequence[Series], chosen: str) -> Section | None:
     )  # fmt: skip
     price = run.spec.costs.query_usd
     curves, values = [], []
+    chances: list[float] = []
     table = [
         [Cell(number(count)), Cell(f"${count * price:,.2f}" if price else DASH)]
         for count, _ in rows
@@ -37,13 +38,14 @@ def fidelity(run: Run, series: Sequence[Series], chosen: str) -> Section | None:
             measure = of(one)
             cells.append(Cell(DASH if measure is None else percent(measure.mean)))
             if measure is not None:
+                chances += measure.chances
                 points.append((count, measure.mean, *measure.reach))
                 values.append((name, count, count * price, measure.mean, *measure.reach))
         curves.append((name, figures.style(i), points))
     caption = (
         "By the number of queries, the fewer among the more, of one purchase: accuracy, and "
         "agreement with the victim. Bars are the reach of several seeds, or the 95 % interval of "
-        f"one; dotted, a guess. {_length(rows[-1][1])}"
+        f"one; dotted, the accuracy of a guess. {_length(rows[-1][1])}"
     )
     header = [Cell("queries"), Cell("price"), *(Cell(name, "%") for name, _ in measured)]
     return Section(
@@ -52,7 +54,7 @@ def fidelity(run: Run, series: Sequence[Series], chosen: str) -> Section | None:
         [
             Picture(
                 "fidelity",
-                figures.by_queries(curves, price),
+                figures.by_queries(curves, price, chances),
                 "Curves of accuracy and agreement by the number of queries",
                 caption,
                 "fidelity.csv",

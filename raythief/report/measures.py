@@ -19,9 +19,6 @@ from raythief.report.languages import in_table_order
 from raythief.report.records import Artifact, Run
 from raythief.report.results import Evaluation, Score
 
-CHANCE = 1 / 3
-"""Accuracy of a guess among three labels."""
-
 VICTIM = "victim (monolingual)"
 
 Interval = tuple[float, float]
@@ -33,6 +30,8 @@ class Measure:
 
     values: tuple[float, ...]
     intervals: tuple[Interval, ...]
+    chances: tuple[float, ...] = ()
+    """What a guess would come to, for each seed; empty for what is no accuracy."""
 
     @property
     def mean(self) -> float:
@@ -57,19 +56,28 @@ class Measure:
         return statistics.fmean((high - low) / 2 for low, high in self.intervals)
 
     @property
+    def chance(self) -> float:
+        """Mean over seeds of what a guess would come to."""
+        return statistics.fmean(self.chances)
+
+    @property
     def above_chance(self) -> int:
         """In how many seeds the whole interval lies above chance."""
-        return sum(low > CHANCE for low, _ in self.intervals)
+        return sum(low > one for (low, _), one in self._beside_chance)
 
     @property
     def below_chance(self) -> int:
         """In how many seeds the whole interval lies below chance."""
-        return sum(high < CHANCE for _, high in self.intervals)
+        return sum(high < one for (_, high), one in self._beside_chance)
 
     @property
     def always_above(self) -> bool:
         """Whether that is so in every seed."""
         return self.above_chance == len(self.values)
+
+    @property
+    def _beside_chance(self) -> list[tuple[Interval, float]]:
+        return list(zip(self.intervals, self.chances, strict=True))
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,11 @@ class Series:
         scores = self.scores(chosen, language).values()
         if not scores:
             return None
-        return Measure(tuple(s.accuracy for s in scores), tuple(map(_interval, scores)))
+        return Measure(
+            tuple(s.accuracy for s in scores),
+            tuple(map(_interval, scores)),
+            tuple(s.chance for s in scores),
+        )
 
     def elsewhere(self, chosen: str) -> Measure | None:
         """Mean accuracy over the languages other than English.
@@ -108,14 +120,15 @@ class Series:
 
     def over(self, chosen: str, languages: Sequence[str]) -> Measure | None:
         """Mean accuracy over some languages, with an interval as of ``elsewhere``."""
-        values, intervals = [], []
+        values, intervals, chances = [], [], []
         for sets in self.samples.values():
             scores = [s for code, s in sets.get(chosen, {}).items() if code in languages]
             if scores:
                 mean = statistics.fmean(score.accuracy for score in scores)
                 values.append(mean)
                 intervals.append(wilson(mean, min(score.count for score in scores)))
-        return Measure(tuple(values), tuple(intervals)) if values else None
+                chances.append(statistics.fmean(score.chance for score in scores))
+        return Measure(tuple(values), tuple(intervals), tuple(chances)) if values else None
 
     def apart(self, other: Series, chosen: str, languages: Sequence[str]) -> Measure | None:
         """By how much more of the same items this row is right than another, paired by item.
@@ -203,6 +216,16 @@ def sets_of(run: Run, series: Sequence[Series]) -> list[str]:
 def languages_of(series: Sequence[Series], chosen: str) -> list[str]:
     """Languages of an evaluation set, over all rows."""
     return in_table_order(code for one in series for code in one.languages(chosen))
+
+
+def chances(series: Sequence[Series], chosen: str) -> dict[str, float]:
+    """Accuracy of the best guess by language; the highest where rows saw different items."""
+    found: dict[str, float] = {}
+    for one in series:
+        for code in one.languages(chosen):
+            own = [score.chance for score in one.scores(chosen, code).values()]
+            found[code] = max(*own, found.get(code, 0.0))
+    return {code: found[code] for code in in_table_order(found)}
 
 
 def wilson(share: float, count: int) -> Interval:

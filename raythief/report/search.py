@@ -33,6 +33,7 @@ from raythief.report.records import Row, Run, Sweep
 from raythief.report.trials import (
     Configuration,
     Estimate,
+    chance,
     configurations,
     contenders,
     hours,
@@ -89,7 +90,7 @@ def headline(found: Search) -> list[str]:
         return [f"No trial of this sweep has been evaluated. {_tally(found)}"]
     lead = (
         f"The best of {counted(evaluated, 'evaluated configuration')} by {goal(found.sweep)} is "
-        f"“{found.label(best)}”: {_score_words(best.score)}."
+        f"“{found.label(best)}”: {_score_words(best.score)}.{_beside_chance(found, best)}"
     )
     return [lead, f"{_tally(found)} {_caution(found, evaluated)}".strip()]
 
@@ -431,6 +432,15 @@ def _score_words(score: Estimate) -> str:
         return f"{percent(score.mean)} % (one repeat)"
     over = f"over {score.count} repeats" if score.count > 1 else "of the test items; one repeat"
     return f"{percent(score.mean)} % ({_reach(score)} by the {INTERVAL} {over})"
+
+
+def _beside_chance(found: Search, best: Configuration) -> str:
+    """What a guess would come to, and whether the best is above it."""
+    level, low = chance(found.run, best), best.score.low if best.score else None
+    if level is None:
+        return ""
+    doubt = "That is not above chance: a" if low is not None and low <= level else "A"
+    return f" {doubt} guess would come to {percent(level)} %."
 
 
 def _reach(score: Estimate) -> str:

@@ -235,6 +235,14 @@ def items(run: Run, row: Row) -> tuple[float, float] | None:
     return wilson(row.objective, min(counts)) if counts and row.objective is not None else None
 
 
+def chance(run: Run, one: Configuration) -> float | None:
+    """What a guess would come to by the objective; None where no manifest tells."""
+    sets = _sets(run, one.done[0]) if one.done else {}
+    chosen, languages = _place(run, [sets])
+    levels = [score.chance for code, score in sets.get(chosen, {}).items() if code in languages]
+    return statistics.fmean(levels) if levels else None
+
+
 def _place(
     run: Run, several: Sequence[Mapping[str, Mapping[str, Score]]]
 ) -> tuple[str, Sequence[str]]:

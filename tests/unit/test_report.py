@@ -326,6 +326,18 @@ def sheet(folder: Path, name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO((folder / name).read_text(encoding="utf-8"))))
 
 
+MATCHED = (3479, 3123, 3213)
+"""Gold labels of MNLI's matched validation set."""
+
+
+def constant(gold: Sequence[int] = MATCHED) -> dict[str, Any]:
+    """The score of a model that always gives the first label."""
+    count = sum(gold)
+    low, high = wilson(gold[0] / count, count)
+    return {"count": count, "accuracy": gold[0] / count, "low": low, "high": high,
+            "majority_rate": 1.0, "confusion": [[n, 0, 0] for n in gold]}  # fmt: skip
+
+
 def small(root: Path, **levels: tuple[float, float]) -> Storage:
     """One seed, three languages, and only the rows asked for, of (English, others)."""
     names = {"gibberish": "gibberish", "foreign": "foreign words", "during": "1 % during",
@@ -576,6 +588,61 @@ def test_a_single_language_is_no_trouble(tmp_path: Path) -> None:
     assert "80.0 ± 3.2 % of the items in English." in text
     assert "The extractor is above chance in English" in text
     assert "in the other languages" not in text
+
+
+# --- chance -------------------------------------------------------------------------------------
+
+
+def test_one_answer_to_everything_is_chance_however_frequent_its_label_is(tmp_path: Path) -> None:
+    """35.4 ± 0.9 % is above one in three, but not above what needs no example."""
+    storage = small(tmp_path, gibberish=(0.8, 0.7), foreign=(0.33, 0.33))
+    storage.change(storage.rows[1], "evaluation", sets={"xnli": {"en": constant()}})
+    folder = storage.report()
+    text = text_of(folder)
+    assert "Words of a foreign domain (“foreign words”) leave no more than chance: 35.4" in text
+    assert "do not bring extraction down to chance" not in text
+    assert "is right on 35.4 ± 0.9 %, no more than a guess" in text
+    assert "Only words of another domain" in text
+    table = (folder / "report.md").read_text()
+    assert "| foreign words | 35.4† ± 0.9 |" in table
+    assert "| chance | 35.4 | 33.3 | 33.3 | 33.3 |" in table
+
+
+def test_an_extractor_that_knows_one_answer_is_not_above_chance(tmp_path: Path) -> None:
+    storage = small(tmp_path, gibberish=(0.8, 0.7))
+    sets = {"xnli": {"en": constant(), "de": constant((200, 200, 200))}}
+    storage.change(storage.rows[0], "evaluation", sets=sets)
+    text = text_of(storage.report())
+    assert "The extractor is not above chance in English: 35.4 ± 0.9 %" in text
+    assert "The extractor is above chance" not in text
+
+
+def test_chance_is_that_of_each_language_in_table_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Mapping[str, float]] = []
+    monkeypatch.setattr(figures, "accuracy_bars", lambda _, levels: drawn.append(levels) or "<svg>")
+    storage = small(tmp_path, gibberish=(0.8, 0.7))
+    golds = {"en": (500, 250, 250), "de": (450, 300, 250), "zh": (250, 350, 400)}
+    sets = {"xnli": {code: constant(gold) for code, gold in golds.items()}}
+    for stage in ("evaluation", "victim_evaluation"):
+        storage.change(storage.rows[0], stage, sets=sets)
+    table = (storage.report() / "report.md").read_text()
+    assert "| chance | 50.0 | 45.0 | 40.0 | 42.5 |" in table
+    assert "| gibberish | 50.0† ± 3.1 | 45.0† ± 3.1 | 25.0† ± 2.7 |" in table
+    assert "a guess would be right on 50.0 % in English and 42.5 % in the others" in table
+    assert drawn == [{"en": 0.5, "de": 0.45, "zh": 0.4}]
+
+
+def test_the_paper_s_random_chance_is_that_of_our_items(tmp_path: Path) -> None:
+    variants: dict[str, dict[str, Any]] = {"WikiText-103": {}, "CORD-19": {}}
+    storage = Storage(tmp_path, {"paper": "vocabulary", "variants": variants})
+    for variant in variants:
+        row = storage.done(variant, 0, {"mnli": {"en": 0.8}}, {"mnli": {"en": 0.9}})
+        storage.change(row, "evaluation", sets={"mnli": {"en": constant()}})
+    text = text_of(storage.report())
+    assert "CORD-19 ours 35.4 paper 35.4 difference 0.0 ± 1.3" in text
+    assert "For “CORD-19” the paper says “random chance” and no number" in text
 
 
 # --- the paper beside it ------------------------------------------------------------------------

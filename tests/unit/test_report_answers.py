@@ -365,8 +365,17 @@ def test_as_many_rows_as_a_table_has_are_told_apart() -> None:
 
 def test_loss_curves_share_an_axis_that_holds_them_all(drawn: None) -> None:  # noqa: F811
     low, high = [(0, 1.0), (10, 0.5)], [(0, 30.0), (10, 20.0)]
-    drawing = figures.loss_curves([("low", [("seed 0", low)]), ("high", [("seed 0", high)])])
-    assert ">30<" in drawing
+    panels = [("low", [("seed 0", low)], 1.1), ("high", [("seed 0", high)], None)]
+    assert ">30<" in figures.loss_curves(panels)
+
+
+def test_chance_is_one_line_or_a_piece_for_each_language() -> None:
+    seen: list[Any] = []
+    draw = {"through": lambda *a, **_: seen.append(a), "across": lambda *a, **_: seen.append(a)}
+    places = {"en": 0.0, "de": 1.0}
+    assert figures._chance(**draw, places=places, chances={"en": 0.5, "de": 0.5}) == 50.0
+    assert figures._chance(**draw, places=places, chances={"en": 0.5, "de": 0.25}) == 25.0
+    assert seen == [(50.0,), ([50.0, 25.0], [-0.5, 0.5], [0.5, 1.5])]
 
 
 def test_the_picture_in_the_docs_has_the_stages_of_table_2(drawn: None) -> None:  # noqa: F811

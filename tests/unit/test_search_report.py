@@ -23,6 +23,7 @@ from test_report import (
     Storage,
     check_hostile,
     check_tables,
+    constant,
     flat,
     miniature,
     sheet,
@@ -214,6 +215,16 @@ def test_one_repeat_has_the_interval_of_its_items(tmp_path: Path) -> None:
     assert f"70.0 % ({between} by the 95 % interval of the test items; one repeat)" in " ".join(
         sweep.said().split()
     )
+
+
+def test_a_best_trial_that_is_no_better_than_a_guess_is_said_to_be_none(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {RATE: {"grid": [1e-5]}})
+    row = sweep.trial({RATE: 1e-5}, 0.7)
+    assert "one repeat). A guess would come to 33.3 %." in " ".join(sweep.said().split())
+    sweep.change(row, "evaluation", sets={"xnli": {"en": constant()}})
+    row["objective"] = 0.354
+    said = " ".join(sweep.said().split())
+    assert "one repeat). That is not above chance: a guess would come to 35.4 %." in said
 
 
 def test_the_headline_is_what_the_report_begins_with(tmp_path: Path) -> None:
