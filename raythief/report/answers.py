@@ -13,7 +13,7 @@ from raythief.report.blocks import counted, listed, percent
 from raythief.report.cast import Cast
 from raythief.report.costs import amount_of_hours, hours, purchases
 from raythief.report.fidelity import steps
-from raythief.report.findings import noise_of, short_words
+from raythief.report.findings import short_words
 from raythief.report.measures import Series, chances, sets_of
 from raythief.report.records import Artifact, Run
 from raythief.report.results import Training
@@ -63,8 +63,10 @@ def trust(run: Run) -> str:
     seeds = {row.seed for row in rows if row.status == "done"}
     if len(seeds) > 1:
         return (
-            f"Figures are means ± one standard deviation over {counted(len(seeds), 'seed')}, with "
-            "the smallest and the largest in brackets; every row that finished is in them."
+            f"Accuracies are means ± one standard deviation over {counted(len(seeds), 'seed')}, "
+            "with the smallest and the largest in brackets; every row that finished is in them. "
+            "Differences are ± half their 95 % interval: the wider of that over seeds (Student's "
+            "t) and that over test items."
         ) + missing
     return (
         "There is one seed, and one seed is no evidence of a trend: ± is half the 95 % interval, "
@@ -274,8 +276,9 @@ def _obstacles(parts: Cast) -> list[Answer]:
     helped = [(one, m) for one in parts.helped if (m := one.accuracy(parts.chosen, "en"))]
     if helped:
         best, measure = max(helped, key=lambda pair: pair[1].mean)
-        noise = noise_of(measure, english, best.apart(thief, parts.chosen, ["en"]))
-        further = "gets further" if measure.mean > english.mean + noise else "gets hardly further"
+        ahead = best.ahead(thief, parts.chosen, ["en"])
+        clear = ahead is not None and ahead.mean > ahead.margin
+        further = "gets further" if clear else "gets hardly further"
         sentences.append(
             f"A thief with some real data as well {further}: {short_words(measure)} in English "
             f"(“{best.name}”)."

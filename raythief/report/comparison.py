@@ -164,7 +164,7 @@ def _gap(ours: Measure, theirs: float, items: int) -> tuple[float, float, float]
     """Ours less theirs, as if test items had been drawn for each anew, and the luck of our seeds
     where there are several."""
     low, high = wilson(theirs, items)
-    half = math.hypot(ours.margin, (high - low) / 2, student(ours.values) or 0.0)
+    half = math.hypot(ours.items, (high - low) / 2, student(ours.values) or 0.0)
     gap = ours.mean - theirs
     return gap, gap - half, gap + half
 

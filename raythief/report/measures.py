@@ -22,6 +22,10 @@ from raythief.report.results import Evaluation, Score
 VICTIM = "victim (monolingual)"
 
 Interval = tuple[float, float]
+Sets = Mapping[str, Mapping[str, Score]]
+"""Scores by evaluation set and language."""
+Difference = Callable[[Sequence[tuple[Score, Score]]], tuple[float, float] | None]
+"""Of two rows' scores by language: by how much the first is more right, and half the interval."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,15 @@ class Measure:
         return min(self.values), max(self.values)
 
     @property
-    def margin(self) -> float:
+    def items(self) -> float:
         """Half the width of the interval that the choice of test items alone gives."""
         return statistics.fmean((high - low) / 2 for low, high in self.intervals)
+
+    @property
+    def margin(self) -> float:
+        """Half the 95 % interval: the wider of that by test items and, of several seeds, that of
+        Student's t over them, which covers the luck of training."""
+        return wider(student(self.values), self.items) or 0.0
 
     @property
     def chance(self) -> float:
@@ -87,7 +97,18 @@ class Series:
     name: str
     is_victim: bool
     spec: Spec | None
-    samples: Mapping[int, Mapping[str, Mapping[str, Score]]] = field(default_factory=dict)
+    samples: Mapping[int, Sets] = field(default_factory=dict)
+    shared: Mapping[int, int] = field(default_factory=dict)
+    """Of a victim that several seeds share: the seed that its sample stands under, by seed."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds that it was scored in, those that share a sample among them."""
+        return sorted({*self.samples, *self.shared})
+
+    def at(self, seed: int) -> Sets | None:
+        """Scores in one seed."""
+        return self.samples.get(self.shared.get(seed, seed))
 
     def languages(self, chosen: str) -> list[str]:
         """Languages of an evaluation set that this row was scored in."""
@@ -141,24 +162,32 @@ class Series:
         Returns:
             A value for each seed that both have; None where manifests do not tell the items.
         """
-        values, intervals = [], []
-        for seed in [seed for seed in self.samples if seed in other.samples]:
-            ours, theirs = (one.samples[seed].get(chosen, {}) for one in (self, other))
-            pairs = [(ours.get(code), theirs.get(code)) for code in languages]
-            items = [
-                a.right - b.right
-                for a, b in pairs
-                if a and b and a.right is not None and b.right is not None
-                and len(a.right) == len(b.right)
-            ]  # fmt: skip
-            if not items or len(items) != len(languages) or len({len(one) for one in items}) > 1:
+        return self._less(other, chosen, languages, _paired)
+
+    def ahead(self, other: Series, chosen: str, languages: Sequence[str]) -> Measure | None:
+        """As ``apart``, in those of the languages that both were scored in.
+
+        Where manifests do not tell the items, the two are taken to have seen different ones, which
+        is the wider reading.
+        """
+        known = [set(one.languages(chosen)) for one in (self, other)]
+        both = [code for code in languages if all(code in codes for codes in known)]
+        return self.apart(other, chosen, both) or self._less(other, chosen, both, _unpaired)
+
+    def _less(
+        self, other: Series, chosen: str, languages: Sequence[str], how: Difference
+    ) -> Measure | None:
+        found = []
+        for seed in self.seeds:
+            ours, theirs = self.at(seed), other.at(seed)
+            if ours is None or theirs is None:
+                continue
+            pairs = _both(ours, theirs, chosen, languages)
+            difference = how(pairs) if pairs else None
+            if difference is None:
                 return None
-            difference = np.mean(items, axis=0)
-            mean = float(difference.mean())
-            half = 1.959964 * float(difference.std(ddof=1)) / math.sqrt(len(difference))
-            values.append(mean)
-            intervals.append((mean - half, mean + half))
-        return Measure(tuple(values), tuple(intervals)) if values else None
+            found.append(difference)
+        return _about(found)
 
     def average(
         self, chosen: str, languages: Sequence[str], what: Callable[[Score], float | None]
@@ -188,17 +217,25 @@ def series_of(run: Run) -> list[Series]:
 
 def _victims(run: Run) -> list[Series]:
     """One series for each different victim; seeds that share one count once."""
-    groups: dict[str, tuple[str, Spec | None, dict[int, Mapping[str, Mapping[str, Score]]]]] = {}
+    groups: dict[str, tuple[str, Spec | None, dict[int, Sets], dict[int, int]]] = {}
     for artifact, rows in run.users("victim_evaluation"):
         scores = scores_of(artifact)
         if scores:
             spec = run.variants.get(rows[0].variant)
             key = json.dumps(spec.victim.model_dump(mode="json")) if spec else ""
-            _, _, samples = groups.setdefault(key, (rows[0].variant, spec, {}))
+            *_, samples, shared = groups.setdefault(key, (rows[0].variant, spec, {}, {}))
             samples.setdefault(rows[0].seed, scores)
+            for row in rows:
+                shared.setdefault(row.seed, rows[0].seed)
     return [
-        Series(VICTIM if len(groups) == 1 else f"{VICTIM}, as in {variant}", True, spec, samples)
-        for variant, spec, samples in groups.values()
+        Series(
+            VICTIM if len(groups) == 1 else f"{VICTIM}, as in {variant}",
+            True,
+            spec,
+            samples,
+            shared,
+        )
+        for variant, spec, samples, shared in groups.values()
     ]
 
 
@@ -226,6 +263,46 @@ def chances(series: Sequence[Series], chosen: str) -> dict[str, float]:
             own = [score.chance for score in one.scores(chosen, code).values()]
             found[code] = max(*own, found.get(code, 0.0))
     return {code: found[code] for code in in_table_order(found)}
+
+
+def _both(
+    ours: Sets, theirs: Sets, chosen: str, languages: Sequence[str]
+) -> list[tuple[Score, Score]]:
+    """Scores of two rows in each of the languages; none where a row lacks one."""
+    mine, others = ours.get(chosen, {}), theirs.get(chosen, {})
+    whole = all(code in mine and code in others for code in languages)
+    return [(mine[code], others[code]) for code in languages] if whole else []
+
+
+def _paired(pairs: Sequence[tuple[Score, Score]]) -> tuple[float, float] | None:
+    """Mean difference of the same items, and half its 95 % interval; None if they are not known."""
+    items = [
+        a.right - b.right
+        for a, b in pairs
+        if a.right is not None and b.right is not None and len(a.right) == len(b.right)
+    ]
+    if len(items) != len(pairs) or len({len(one) for one in items}) > 1 or len(items[0]) < 2:
+        return None
+    difference = np.mean(items, axis=0)
+    half = 1.959964 * float(difference.std(ddof=1)) / math.sqrt(len(difference))
+    return float(difference.mean()), half
+
+
+def _unpaired(pairs: Sequence[tuple[Score, Score]]) -> tuple[float, float]:
+    """The same, as of two that saw different items."""
+    sides = [[pair[side] for pair in pairs] for side in (0, 1)]
+    means = [statistics.fmean(score.accuracy for score in side) for side in sides]
+    ends = [wilson(mean, min(score.count for score in side))
+            for mean, side in zip(means, sides, strict=True)]  # fmt: skip
+    return means[0] - means[1], math.hypot(*((high - low) / 2 for low, high in ends))
+
+
+def _about(found: Sequence[tuple[float, float]]) -> Measure | None:
+    """A measure of values with half their intervals; none of none."""
+    if not found:
+        return None
+    intervals = tuple((value - half, value + half) for value, half in found)
+    return Measure(tuple(value for value, _ in found), intervals)
 
 
 def wilson(share: float, count: int) -> Interval:
@@ -260,13 +337,22 @@ def student(values: Sequence[float]) -> float | None:
     return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
+def wider(*halves: float | None) -> float | None:
+    """The widest of several half intervals; None where none is known.
+
+    That over seeds covers the luck of training, that over test items their choice, and neither
+    covers both: only a difference beyond the wider of them is taken for one.
+    """
+    return max((half for half in halves if half is not None), default=None)
+
+
 def _interval(score: Score) -> Interval:
     if score.low is None or score.high is None:
         return wilson(score.accuracy, score.count)
     return score.low, score.high
 
 
-def scores_of(artifact: Artifact | None) -> Mapping[str, Mapping[str, Score]] | None:
+def scores_of(artifact: Artifact | None) -> Sets | None:
     """Scores by evaluation set and language; none of what was not evaluated."""
     results = artifact.results if artifact else None
     return results.sets if isinstance(results, Evaluation) else None

@@ -271,7 +271,7 @@ def differences(series: Sequence[Series], parts: Cast) -> Section | None:
     for place, codes in regions:
         if codes:
             header += [Cell("difference", place), Cell("95 % interval", place)]
-    rows, values = [], []
+    rows, values, seeds = [], [], 0
     for one in series:
         if one is thief:
             continue
@@ -279,6 +279,7 @@ def differences(series: Sequence[Series], parts: Cast) -> Section | None:
         for place, codes in regions:
             apart = one.apart(thief, chosen, codes) if codes else None
             if apart:
+                seeds = max(seeds, len(apart.values))
                 low, high = apart.mean - apart.margin, apart.mean + apart.margin
                 cells += [
                     Cell(points(apart.mean)),
@@ -292,12 +293,18 @@ def differences(series: Sequence[Series], parts: Cast) -> Section | None:
         return None
     caption = (
         f"Percentage points by which a row is right more often than “{thief.name}” on the same "
-        f"items of {chosen}; intervals are paired by item, and means over seeds. An interval that "
-        "holds 0 is no difference to speak of."
+        f"items of {chosen}; means over the seeds that both have. {_intervals(seeds)} An interval "
+        "that holds 0 is no difference to speak of."
     )
     sheet = Sheet("differences.csv", ("row", "languages", "mean", "low", "high"), values)
     table = Table(caption, header, rows, csv="differences.csv")
     return Section("differences", "Beside gibberish alone, item by item", [table], [sheet])
+
+
+def _intervals(seeds: int) -> str:
+    if seeds == 1:
+        return "Intervals are paired by item; of one seed, they leave out the luck of training."
+    return "Intervals are the wider of that paired by item and that of Student's t over seeds."
 
 
 # --- classes ------------------------------------------------------------------------------------

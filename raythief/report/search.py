@@ -167,11 +167,11 @@ def _tables(found: Search) -> list[Block]:
     header += [Cell("repeats", "evaluated")] if several else []
     header += [Cell("state"), Cell("steps"), Cell("hours", found.sweep.unit)]
     rows = [_line(found, one, several) for one in found.ranked]
-    over = "of Student's t over repeats, or of the test items alone where only one was evaluated"
+    over = "the wider of that over repeats (Student's t) and that of the test items"
     caption = (
         f"Configurations, best first, by {objective(found.sweep, False)}"
         + (": means over repeats. " if several else ". ")
-        + f"Intervals are those {over if several else 'of the test items alone'}."
+        + f"Intervals are {over if several else 'those of the test items alone'}."
     )
     notes = []
     if any(one.last_look is not None and not one.score for one in found.ranked):

@@ -572,6 +572,72 @@ def test_a_seed_that_fails_the_claim_is_counted(tmp_path: Path) -> None:
     assert "in 1 of 2 seeds" in text
 
 
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ((0.649, 0.649, 0.561), "too small to tell"),
+        ((0.649, 0.649, 0.641), "shows"),
+    ],
+)
+def test_a_difference_is_judged_by_its_spread_over_seeds_too(
+    tmp_path: Path, after: tuple[float, ...], words: str
+) -> None:
+    """30,000 items tell half a point; seeds that differ by 9 points tell nothing."""
+    names = ("gibberish", "1 % after")
+    storage = Storage(tmp_path, miniature({name: VARIANTS[name] for name in names}))
+    for seed, level in enumerate(after):
+        for name, others in zip(names, (0.6, level), strict=True):
+            storage.done(name, seed, flat(0.9, others), flat(0.97, 0.33), count=30000)
+    text = text_of(storage.report())
+    differences = [level - 0.6 for level in after]
+    half = max(0.78, 100 * 4.3027 * statistics.stdev(differences) / math.sqrt(3))
+    mean = 100 * statistics.fmean(differences)
+    claim = "Some real English data helps (mean of the other languages)"
+    doubt = ", but by no more than the noise" if words != "shows" else ""
+    said = f"{claim}{doubt}: “1 % after” +{mean:.1f} ± {half:.1f} points over 3 seeds (6"
+    assert f"{words} {said}" in text
+    assert "the wider of that over seeds (Student's t) and that over test items" in text
+
+
+def test_a_difference_of_one_seed_is_said_to_be_of_one(tmp_path: Path) -> None:
+    text = text_of(small(tmp_path, gibberish=(0.8, 0.6), after=(0.9, 0.8)).report())
+    assert "“1 % after” +20.0 ± 5.0 points in one seed (80.0 against 60.0 %)" in text
+
+
+def test_a_victim_that_seeds_share_is_compared_with_each_of_them(tmp_path: Path) -> None:
+    """It stands once in the tables, but is no reason to pass over all seeds but one."""
+    storage = Storage(tmp_path, miniature({"gibberish": {}}))
+    rows = [
+        storage.done("gibberish", seed, flat(0.9, others), flat(0.97, 0.33), count=30000)
+        for seed, others in enumerate((0.40, 0.60, 0.38))
+    ]
+    for row in rows[1:]:
+        row["stages"]["victim_evaluation"] = rows[0]["stages"]["victim_evaluation"]
+    folder = storage.report()
+    half = 100 * 4.3027 * statistics.stdev([0.40, 0.60, 0.38]) / math.sqrt(3)
+    text = text_of(folder)
+    assert f"but by no more than the noise: +13.0 ± {half:.1f} points over 3 seeds" in text
+    victims = [line for line in sheet(folder, "scores.csv") if line["row"].startswith("victim")]
+    assert len(victims) == 3  # languages
+
+
+def test_what_holds_in_some_seeds_alone_is_neither_shown_nor_refuted(tmp_path: Path) -> None:
+    names = ("gibberish", "foreign words")
+    storage = Storage(tmp_path, miniature({name: VARIANTS[name] for name in names}))
+    for seed, (abroad, foreign) in enumerate([(0.33, 0.45), (0.45, 0.33), (0.33, 0.33)]):
+        for name, level in zip(names, (flat(0.8, 0.7), flat(foreign, 0.33)), strict=True):
+            storage.done(name, seed, level, flat(0.9, abroad))
+    text = text_of(storage.report())
+    assert "too small to tell The victim is not at chance in the other languages" in text
+    assert "above chance in 1 of 3 seeds" in text
+    assert "Words of a foreign domain (“foreign words”) leave more than chance in 1 of 3" in text
+
+
+def test_where_nothing_was_extracted_foreign_words_took_nothing_away(tmp_path: Path) -> None:
+    text = text_of(small(tmp_path, gibberish=(0.34, 0.33), foreign=(0.33, 0.33)).report())
+    assert "Words of a foreign domain" not in text
+
+
 def test_one_finished_seed_of_several_is_one_seed(tmp_path: Path) -> None:
     storage = Storage(tmp_path, miniature({"gibberish": {}}, seeds=[0, 1]))
     storage.done("gibberish", 0, flat(0.8, 0.7), flat(0.9, 0.33))

@@ -207,6 +207,17 @@ def test_a_configuration_is_judged_by_the_mean_of_its_repeats(tmp_path: Path) ->
     assert "The score is the highest of 2 on the data that it was chosen on" in text
 
 
+def test_repeats_that_agree_are_no_surer_than_their_items(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {RATE: {"grid": [1e-5]}}, repeats=2)
+    for repeat in range(2):
+        sweep.trial({RATE: 1e-5}, 0.7, repeat=repeat)
+    low, high = wilson(0.7, 600)
+    half = 100 * (high - low) / 2
+    assert f"70.0 % ({70 - half:.1f} to {70 + half:.1f} by the 95 % interval over 2" in " ".join(
+        sweep.said().split()
+    )
+
+
 def test_one_repeat_has_the_interval_of_its_items(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, {RATE: {"grid": [1e-5]}})
     sweep.trial({RATE: 1e-5}, 0.7)
