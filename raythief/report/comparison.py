@@ -23,6 +23,7 @@ from raythief.report.blocks import (
     percent,
     points,
 )
+from raythief.report.cast import is_miniature
 from raythief.report.measures import Measure, Series, languages_of, student, wilson
 from raythief.report.records import Run
 from raythief.report.scores import header_of, plain_cell
@@ -49,7 +50,7 @@ def beside_the_paper(run: Run, series: Sequence[Series]) -> Section | None:
     if run.spec is None:
         return None
     if run.spec.paper is None:
-        return _reference() if _is_miniature(run) else None
+        return _reference() if is_miniature(run) else None
     table = run.spec.paper
     chosen = paper.SETS[table]
     languages = languages_of(series, chosen)
@@ -60,7 +61,7 @@ def beside_the_paper(run: Run, series: Sequence[Series]) -> Section | None:
     ]
     rows = [line for one, same, cells in compared for line in _lines(one, same, cells)]
     blocks: list[Block] = []
-    if _is_miniature(run) or not any(same for _, _, same in pairs):
+    if is_miniature(run) or not any(same for _, _, same in pairs):
         blocks.append(Text(_OTHER_TASK))
     elif not all(same for _, _, same in pairs):
         blocks.append(Text(_SOME_OTHERS))
@@ -98,14 +99,6 @@ def _reference() -> Section:
         "languages for gibberish alone (XNLI, RoBERTa-Large to XLMR-Large)."
     )
     return Section("paper", "Beside the paper", [Text(text)])
-
-
-def _is_miniature(run: Run) -> bool:
-    return any(
-        "miniature" in (spec.victim.model + spec.extractor.model)
-        or any(pairs.source == "miniature" for pairs in spec.evaluation.sets.values())
-        for spec in run.variants.values()
-    )
 
 
 def _row(one: Series, table: paper.Table) -> paper.Row | None:

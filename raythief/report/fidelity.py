@@ -8,7 +8,6 @@ from raythief.report import figures
 from raythief.report.blocks import DASH, Cell, Picture, Section, Sheet, Table, number, percent
 from raythief.report.measures import Measure, Series
 from raythief.report.records import Run
-from raythief.report.results import Score
 
 Figure = tuple[str, Callable[[Series], Measure | None]]
 
@@ -22,9 +21,7 @@ def fidelity(run: Run, series: Sequence[Series], chosen: str) -> Section | None:
     measured: list[Figure] = [("English", lambda one: one.accuracy(chosen, "en"))]
     if others:
         measured.append(("other languages, mean", lambda one: one.elsewhere(chosen)))
-    measured.append(
-        ("agreement in English", lambda one: one.average(chosen, ["en"], _agreement))
-    )  # fmt: skip
+    measured.append(("agreement in English", lambda one: one.agreement(chosen, "en")))
     price = run.spec.costs.query_usd
     curves, values = [], []
     chances: list[float] = []
@@ -89,7 +86,3 @@ def _length(one: Series) -> str:
         f"Every row goes through its queries {passes}, so that few queries are few steps: more "
         "passes can carry off more with them (extractor.training.steps)."
     )
-
-
-def _agreement(score: Score) -> float | None:
-    return score.agreement

@@ -66,6 +66,11 @@ def short_words(measure: Measure) -> str:
     return f"{percent(measure.mean)}{NBSP}±{NBSP}{percent(spread)}{NBSP}%"
 
 
+def share_words(kept: Measure) -> str:
+    """80 ± 5 %: a share of a lead and half its 95 % interval."""
+    return f"{100 * kept.mean:.0f}{NBSP}±{NBSP}{100 * kept.margin:.0f}{NBSP}%"
+
+
 def difference_words(apart: Measure) -> str:
     """+1.9 ± 12.6 points over 3 seeds: a difference and half its 95 % interval."""
     seeds = len(apart.values)

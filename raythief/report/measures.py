@@ -24,8 +24,10 @@ VICTIM = "victim (monolingual)"
 Interval = tuple[float, float]
 Sets = Mapping[str, Mapping[str, Score]]
 """Scores by evaluation set and language."""
-Difference = Callable[[Sequence[tuple[Score, Score]]], tuple[float, float] | None]
-"""Of two rows' scores by language: by how much the first is more right, and half the interval."""
+Pairs = Sequence[tuple[Score, Score]]
+"""Scores of two rows, by language."""
+Difference = Callable[[Pairs], tuple[float, float] | None]
+"""By how much the first of two rows is more right, and half the interval of that."""
 
 
 @dataclass(frozen=True)
@@ -174,20 +176,52 @@ class Series:
         both = [code for code in languages if all(code in codes for codes in known)]
         return self.apart(other, chosen, both) or self._less(other, chosen, both, _unpaired)
 
+    def kept(self, victim: Series, chosen: str, language: str = "en") -> Measure | None:
+        """Share of the victim's lead over chance that this row has as well, in one language.
+
+        Half its interval by test items is, by the delta method, that of this row's accuracy less
+        the share times the victim's, divided by the lead.
+
+        Returns:
+            A value for each seed that both have; None where the victim is not above chance in
+            every seed, or was not scored.
+        """
+        lead = victim.accuracy(chosen, language)
+        if lead is None or not lead.always_above:
+            return None
+        found = []
+        for pairs in filter(None, self._pairs(victim, chosen, [language])):
+            [(ours, theirs)] = pairs
+            whole = theirs.accuracy - theirs.chance
+            share = (ours.accuracy - ours.chance) / whole
+            _, half = _paired(pairs, share) or _unpaired(pairs, share)
+            found.append((share, half / whole))
+        return _about(found)
+
     def _less(
         self, other: Series, chosen: str, languages: Sequence[str], how: Difference
     ) -> Measure | None:
-        found = []
-        for seed in self.seeds:
-            ours, theirs = self.at(seed), other.at(seed)
-            if ours is None or theirs is None:
-                continue
-            pairs = _both(ours, theirs, chosen, languages)
-            difference = how(pairs) if pairs else None
-            if difference is None:
-                return None
-            found.append(difference)
-        return _about(found)
+        differences = [
+            how(pairs) if pairs else None for pairs in self._pairs(other, chosen, languages)
+        ]
+        known = [one for one in differences if one is not None]
+        return _about(known) if len(known) == len(differences) else None
+
+    def _pairs(self, other: Series, chosen: str, languages: Sequence[str]) -> list[Pairs]:
+        """Scores of both by language, for each seed that both have; none where one lacks some."""
+        both = [(self.at(seed), other.at(seed)) for seed in self.seeds]
+        return [_both(ours, theirs, chosen, languages) for ours, theirs in both if ours and theirs]
+
+    def agreement(self, chosen: str, language: str) -> Measure | None:
+        """How often it gives the victim's answer in one language."""
+        known = [
+            (score.agreement, wilson(score.agreement, score.count))
+            for score in self.scores(chosen, language).values()
+            if score.agreement is not None
+        ]
+        if not known:
+            return None
+        return Measure(tuple(value for value, _ in known), tuple(ends for _, ends in known))
 
     def average(
         self, chosen: str, languages: Sequence[str], what: Callable[[Score], float | None]
@@ -265,19 +299,18 @@ def chances(series: Sequence[Series], chosen: str) -> dict[str, float]:
     return {code: found[code] for code in in_table_order(found)}
 
 
-def _both(
-    ours: Sets, theirs: Sets, chosen: str, languages: Sequence[str]
-) -> list[tuple[Score, Score]]:
+def _both(ours: Sets, theirs: Sets, chosen: str, languages: Sequence[str]) -> Pairs:
     """Scores of two rows in each of the languages; none where a row lacks one."""
     mine, others = ours.get(chosen, {}), theirs.get(chosen, {})
     whole = all(code in mine and code in others for code in languages)
     return [(mine[code], others[code]) for code in languages] if whole else []
 
 
-def _paired(pairs: Sequence[tuple[Score, Score]]) -> tuple[float, float] | None:
-    """Mean difference of the same items, and half its 95 % interval; None if they are not known."""
+def _paired(pairs: Pairs, times: float = 1.0) -> tuple[float, float] | None:
+    """Mean of the first less ``times`` the second over the same items, and half its 95 % interval;
+    None if the items are not known."""
     items = [
-        a.right - b.right
+        a.right - times * b.right
         for a, b in pairs
         if a.right is not None and b.right is not None and len(a.right) == len(b.right)
     ]
@@ -288,13 +321,16 @@ def _paired(pairs: Sequence[tuple[Score, Score]]) -> tuple[float, float] | None:
     return float(difference.mean()), half
 
 
-def _unpaired(pairs: Sequence[tuple[Score, Score]]) -> tuple[float, float]:
+def _unpaired(pairs: Pairs, times: float = 1.0) -> tuple[float, float]:
     """The same, as of two that saw different items."""
-    sides = [[pair[side] for pair in pairs] for side in (0, 1)]
-    means = [statistics.fmean(score.accuracy for score in side) for side in sides]
-    ends = [wilson(mean, min(score.count for score in side))
-            for mean, side in zip(means, sides, strict=True)]  # fmt: skip
-    return means[0] - means[1], math.hypot(*((high - low) / 2 for low, high in ends))
+    ours, theirs = (_mean_and_half([pair[side] for pair in pairs]) for side in (0, 1))
+    return ours[0] - times * theirs[0], math.hypot(ours[1], times * theirs[1])
+
+
+def _mean_and_half(scores: Sequence[Score]) -> tuple[float, float]:
+    mean = statistics.fmean(score.accuracy for score in scores)
+    low, high = wilson(mean, min(score.count for score in scores))
+    return mean, (high - low) / 2
 
 
 def _about(found: Sequence[tuple[float, float]]) -> Measure | None:

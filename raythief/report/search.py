@@ -28,6 +28,7 @@ from raythief.report.blocks import (
     number,
     percent,
 )
+from raythief.report.cast import in_miniature
 from raythief.report.languages import name as language_name
 from raythief.report.records import Row, Run, Sweep
 from raythief.report.trials import (
@@ -87,12 +88,13 @@ def headline(found: Search) -> list[str]:
     """What the sweep came to: the best configuration, then the trials and their price."""
     best, evaluated = found.best, sum(one.score is not None for one in found.ranked)
     if best is None or best.score is None:
-        return [f"No trial of this sweep has been evaluated. {_tally(found)}"]
+        said = in_miniature(found.run, "No trial of this sweep has been evaluated.")
+        return [f"{said} {_tally(found)}"]
     lead = (
         f"The best of {counted(evaluated, 'evaluated configuration')} by {goal(found.sweep)} is "
         f"“{found.label(best)}”: {_score_words(best.score)}.{_beside_chance(found, best)}"
     )
-    return [lead, f"{_tally(found)} {_caution(found, evaluated)}".strip()]
+    return [in_miniature(found.run, lead), f"{_tally(found)} {_caution(found, evaluated)}".strip()]
 
 
 def leading(found: Search) -> Run:

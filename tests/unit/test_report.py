@@ -845,6 +845,8 @@ def test_what_so_many_queries_carry_off_is_drawn_and_priced(
         (20000, 20.0),
     ]
     assert [float(one["mean"]) for one in rows] == pytest.approx([0.5, 0.6, 0.7])
+    alike = [one for one in sheet(folder, "fidelity.csv") if one["measure"].startswith("agree")]
+    assert {(float(one["low"]), float(one["high"])) for one in alike} == {wilson(0.8, 600)}
 
 
 def test_rows_of_one_number_of_queries_draw_no_curve(complete: Path) -> None:
@@ -968,9 +970,9 @@ def test_a_run_of_the_figure_alone_says_how_far_gibberish_is(tmp_path: Path) -> 
     folder = figure_only(tmp_path, distances()).report()
     text = text_of(folder)
     assert (
-        "The histograms of the distance of gibberish and of real pairs to the nearest real "
-        "training pair overlap by 40.0 %, where equal ones would by 98.1 % (Kolmogorov-Smirnov "
-        "0.612, p < 0.001)."
+        "In miniature: the histograms of the distance of gibberish and of real pairs to the "
+        "nearest real training pair overlap by 40.0 %, where equal ones would by 98.1 % "
+        "(Kolmogorov-Smirnov 0.612, p < 0.001)."
     ) in text
     assert "1,000 −370.1 12.5 1,000 −330 20.25 12,000 40.0 98.1 0.612 < 0.001" in text
     assert "some/encoder" in text and "miniature:multilingual" not in text.partition("The spec")[0]
@@ -1080,10 +1082,11 @@ def test_without_real_data_the_headline_is_the_agreement(tmp_path: Path) -> None
     text = text_of(storage.report())
     sentence = "On held-out gibberish (bought) the victim's answer is given by “gibberish” to 62.0 "
     assert sentence in text
+    assert "of the queries, and by a guess to 33.3 %; how well any row does the task" in text
     assert "do not allow any of the paper's claims to be checked" in text
     assert "Recall by class" not in text
     found = headline(filesystems.LocalFileSystem(), str(tmp_path), "made-up")
-    assert " ".join(found.split()).startswith(sentence.strip())
+    assert " ".join(found.split()).startswith(f"In miniature: o{sentence[1:].strip()}")
 
 
 def test_a_sweeps_trials_are_no_variants_but_their_sets_are_known(tmp_path: Path) -> None:
