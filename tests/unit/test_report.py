@@ -795,6 +795,21 @@ def test_failed_running_collapsed_and_absent_rows_are_listed(tmp_path: Path) -> 
     assert "Not run: foreign words, 10 % during" in text
 
 
+def test_the_loss_of_a_guess_is_drawn_where_a_training_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panels: dict[str, float | None] = {}
+    monkeypatch.setattr(
+        figures, "loss_curves", lambda drawn: panels.update({p[0]: p[2] for p in drawn}) or "<svg>"
+    )
+    storage = Storage(tmp_path, miniature({"gibberish": {}}))
+    for seed, guess in enumerate((0.72, 0.74)):
+        row = storage.done("gibberish", seed, flat(0.8, 0.7), flat(0.9, 0.33))
+        storage.change(row, "extractor", loss_of_a_guess=guess)
+    storage.report()
+    assert panels == {"victim: gibberish": None, "extractor: gibberish": pytest.approx(0.73)}
+
+
 def test_what_weights_were_selected_on_and_how_fast_they_came_is_told(tmp_path: Path) -> None:
     storage = Storage(tmp_path, miniature(VARIANTS))
     row = storage.done("gibberish", 0, flat(0.8, 0.7), flat(0.9, 0.33))
