@@ -32,7 +32,7 @@ from raythief.report import (
     search,
 )
 from raythief.report.blocks import Answers, Block, Points, Section, Text
-from raythief.report.cast import Cast, cast
+from raythief.report.cast import Cast, cast, in_miniature
 from raythief.report.findings import findings, verdict
 from raythief.report.measures import series_of, sets_of
 from raythief.report.records import Run, collect
@@ -69,7 +69,8 @@ def headline(fs: filesystems.FileSystem, root: str, name: str) -> str:
     series = series_of(run)
     if not sets_of(run, series) and (figure := distances.headline(run)):
         return figure
-    return answers.answers(run, series, cast(run, series))[0][2]
+    _, _, said = answers.answers(run, series, cast(run, series))[0]
+    return in_miniature(run, said)
 
 
 def sections(run: Run) -> list[Section]:

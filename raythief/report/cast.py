@@ -76,6 +76,21 @@ def cast(run: Run, series: Sequence[Series]) -> Cast | None:
     )
 
 
+def is_miniature(run: Run) -> bool:
+    """Whether a run is of the small made-up world: one of its models, or what it is scored on."""
+    return any(
+        "miniature" in (spec.victim.model + spec.extractor.model)
+        or any(pairs.source == "miniature" for pairs in spec.evaluation.sets.values())
+        for spec in (run.spec, *run.variants.values())
+        if spec
+    )
+
+
+def in_miniature(run: Run, text: str) -> str:
+    """A headline that says so where the run is of the small made-up world."""
+    return f"In miniature: {text[0].lower()}{text[1:]}" if is_miniature(run) else text
+
+
 def _changes(spec: Spec | None, base: Spec | None) -> int:
     if spec is None or base is None:
         return 0

@@ -58,8 +58,8 @@ def placement(found: Search) -> Section | None:
         return None
     several = any(one.count > 1 for shares in means.values() for one in shares.values())
     reach = (
-        "Whiskers: the 95 % interval of Student's t over the trials at a point, whatever else they "
-        "differ in, or that of the test items of a single one."
+        "Whiskers: the wider of the 95 % interval of Student's t over the trials at a point, "
+        "whatever else they differ in, and that of the test items."
         if several
         else "Whiskers: the 95 % interval of the test items."
     )

@@ -23,6 +23,7 @@ from raythief.report.blocks import (
     percent,
     points,
 )
+from raythief.report.cast import is_miniature
 from raythief.report.measures import Measure, Series, languages_of, student, wilson
 from raythief.report.records import Run
 from raythief.report.scores import header_of, plain_cell
@@ -49,7 +50,7 @@ def beside_the_paper(run: Run, series: Sequence[Series]) -> Section | None:
     if run.spec is None:
         return None
     if run.spec.paper is None:
-        return _reference() if _is_miniature(run) else None
+        return _reference() if is_miniature(run) else None
     table = run.spec.paper
     chosen = paper.SETS[table]
     languages = languages_of(series, chosen)
@@ -60,7 +61,7 @@ def beside_the_paper(run: Run, series: Sequence[Series]) -> Section | None:
     ]
     rows = [line for one, same, cells in compared for line in _lines(one, same, cells)]
     blocks: list[Block] = []
-    if _is_miniature(run) or not any(same for _, _, same in pairs):
+    if is_miniature(run) or not any(same for _, _, same in pairs):
         blocks.append(Text(_OTHER_TASK))
     elif not all(same for _, _, same in pairs):
         blocks.append(Text(_SOME_OTHERS))
@@ -98,14 +99,6 @@ def _reference() -> Section:
         "languages for gibberish alone (XNLI, RoBERTa-Large to XLMR-Large)."
     )
     return Section("paper", "Beside the paper", [Text(text)])
-
-
-def _is_miniature(run: Run) -> bool:
-    return any(
-        "miniature" in (spec.victim.model + spec.extractor.model)
-        or any(pairs.source == "miniature" for pairs in spec.evaluation.sets.values())
-        for spec in run.variants.values()
-    )
 
 
 def _row(one: Series, table: paper.Table) -> paper.Row | None:
@@ -148,6 +141,8 @@ def _compared(
 ) -> list[_Compared]:
     ours = [one.accuracy(chosen, code) for code in languages]
     theirs = [row.accuracy.get(code) for code in languages]
+    if row.by_chance:
+        theirs = [100 * measure.chance if measure else None for measure in ours]
     if len(languages) > 1:
         ours.append(one.elsewhere(chosen))
         whole = {code for code in languages if code != "en"} == row.accuracy.keys() - {"en"}
@@ -162,7 +157,7 @@ def _gap(ours: Measure, theirs: float, items: int) -> tuple[float, float, float]
     """Ours less theirs, as if test items had been drawn for each anew, and the luck of our seeds
     where there are several."""
     low, high = wilson(theirs, items)
-    half = math.hypot(ours.margin, (high - low) / 2, student(ours.values) or 0.0)
+    half = math.hypot(ours.items, (high - low) / 2, student(ours.values) or 0.0)
     gap = ours.mean - theirs
     return gap, gap - half, gap + half
 
@@ -209,6 +204,9 @@ def _sources(series: Sequence[Series], table: paper.Table) -> list[str]:
         row = paper.find(table, one.name)
         if row and row.source != paper.PAPER:
             quoted.append(f"“{row.name}” is quoted by the paper from {row.source}.")
-    if table == "vocabulary":
-        quoted.append("For CORD-19 the paper says “random chance”, which is put here as 33.3.")
+        if row and row.by_chance:
+            quoted.append(
+                f"For “{row.name}” the paper says “random chance” and no number: here stands what "
+                "always giving our set's commonest label comes to."
+            )
     return quoted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 
 from raythief.report import figures
@@ -49,6 +50,7 @@ ENDS = {"collapse": "stopped: collapsed", "patience": "stopped early"}
 def training(run: Run) -> Section | None:
     """Loss by step, and how each training ended."""
     panels: dict[str, list[tuple[str, list[tuple[int, float]]]]] = {}
+    guesses: dict[str, list[float]] = {}
     rows, values = [], []
     chosen: dict[str, list[str]] = {}
     for stage in TRAININGS:
@@ -60,6 +62,8 @@ def training(run: Run) -> Section | None:
             curve = [(p.step, p.loss) for p in result.history if p.loss is not None]
             if curve:
                 panels.setdefault(f"{stage}: {name}", []).append((seeds, curve))
+                if result.loss_of_a_guess is not None:
+                    guesses.setdefault(f"{stage}: {name}", []).append(result.loss_of_a_guess)
             values += [
                 (stage, name, seeds, point.step, point.loss, point.learning_rate)
                 for point in result.history
@@ -81,8 +85,15 @@ def training(run: Run) -> Section | None:
         return None
     blocks: list[Block] = [Text(_selected(run, chosen, len(rows)))]
     if panels:
-        caption = "Training loss by step, a line for each seed; dotted, the loss of a guess (ln 3)."
-        svg = figures.loss_curves(list(panels.items()))
+        caption = (
+            "Training loss by step, a line for each seed; dotted, where it is recorded, the loss "
+            "of a guess that knows how often each label is right."
+        )
+        drawn = [
+            (name, curves, statistics.fmean(guesses[name]) if name in guesses else None)
+            for name, curves in panels.items()
+        ]
+        svg = figures.loss_curves(drawn)
         blocks.append(Picture("training", svg, "Curves of loss by step", caption, "training.csv"))
     names = ("stage", "of", "seed", "examples", "steps", "final loss", "state", "weights kept")
     head = [*(Cell(name) for name in names), Cell("tokens/s"), Cell("MFU", "%"), Cell("device")]

@@ -13,6 +13,7 @@ from raythief.report.blocks import (
     number,
     percent,
 )
+from raythief.report.cast import in_miniature
 from raythief.report.course import who
 from raythief.report.records import Run
 from raythief.report.results import Distances
@@ -37,10 +38,11 @@ def headline(run: Run) -> str | None:
         )
     if not clauses:
         return None
-    return (
+    said = (
         "The histograms of the distance of gibberish and of real pairs to the nearest real "
         f"training pair overlap {'; '.join(clauses)}."
     )
+    return in_miniature(run, said)
 
 
 def nearest(run: Run) -> Section | None:

@@ -8,7 +8,6 @@ from raythief.report import figures
 from raythief.report.blocks import DASH, Cell, Picture, Section, Sheet, Table, number, percent
 from raythief.report.measures import Measure, Series
 from raythief.report.records import Run
-from raythief.report.results import Score
 
 Figure = tuple[str, Callable[[Series], Measure | None]]
 
@@ -22,11 +21,10 @@ def fidelity(run: Run, series: Sequence[Series], chosen: str) -> Section | None:
     measured: list[Figure] = [("English", lambda one: one.accuracy(chosen, "en"))]
     if others:
         measured.append(("other languages, mean", lambda one: one.elsewhere(chosen)))
-    measured.append(
-        ("agreement in English", lambda one: one.average(chosen, ["en"], _agreement))
-    )  # fmt: skip
+    measured.append(("agreement in English", lambda one: one.agreement(chosen, "en")))
     price = run.spec.costs.query_usd
     curves, values = [], []
+    chances: list[float] = []
     table = [
         [Cell(number(count)), Cell(f"${count * price:,.2f}" if price else DASH)]
         for count, _ in rows
@@ -37,13 +35,14 @@ def fidelity(run: Run, series: Sequence[Series], chosen: str) -> Section | None:
             measure = of(one)
             cells.append(Cell(DASH if measure is None else percent(measure.mean)))
             if measure is not None:
+                chances += measure.chances
                 points.append((count, measure.mean, *measure.reach))
                 values.append((name, count, count * price, measure.mean, *measure.reach))
         curves.append((name, figures.style(i), points))
     caption = (
         "By the number of queries, the fewer among the more, of one purchase: accuracy, and "
         "agreement with the victim. Bars are the reach of several seeds, or the 95 % interval of "
-        f"one; dotted, a guess. {_length(rows[-1][1])}"
+        f"one; dotted, the accuracy of a guess. {_length(rows[-1][1])}"
     )
     header = [Cell("queries"), Cell("price"), *(Cell(name, "%") for name, _ in measured)]
     return Section(
@@ -52,7 +51,7 @@ def fidelity(run: Run, series: Sequence[Series], chosen: str) -> Section | None:
         [
             Picture(
                 "fidelity",
-                figures.by_queries(curves, price),
+                figures.by_queries(curves, price, chances),
                 "Curves of accuracy and agreement by the number of queries",
                 caption,
                 "fidelity.csv",
@@ -87,7 +86,3 @@ def _length(one: Series) -> str:
         f"Every row goes through its queries {passes}, so that few queries are few steps: more "
         "passes can carry off more with them (extractor.training.steps)."
     )
-
-
-def _agreement(score: Score) -> float | None:
-    return score.agreement

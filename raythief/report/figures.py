@@ -11,7 +11,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,6 @@ from matplotlib.patches import Patch
 
 from raythief.config import LABELS
 from raythief.report.languages import by_script, family, name
-from raythief.report.measures import CHANCE
 
 INK = "#767676"
 VICTIM_STYLE = ("#8c8c8c", "", "X")
@@ -60,6 +59,8 @@ WIDTH = 9.2
 
 Curve = tuple[str, Sequence[tuple[int, float]]]
 """A name, and (step, loss) along it."""
+Chances = Mapping[str, float]
+"""Accuracy of the best guess, by language."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def style(index: int) -> tuple[str, str, str]:
     return colour, hatch, MARKERS[index % len(MARKERS)]
 
 
-def accuracy_bars(lines: Sequence[Line]) -> str:
+def accuracy_bars(lines: Sequence[Line], chances: Chances) -> str:
     """Grouped bars by language, with error bars; for a handful of rows."""
     groups = by_script(code for line in lines for code in line.values)
     width = 0.82 / len(lines)
@@ -101,12 +102,20 @@ def accuracy_bars(lines: Sequence[Line]) -> str:
                 places, means, yerr=_whiskers(line, codes), fmt="none", ecolor=INK,
                 elinewidth=1, capsize=1.5,
             )  # fmt: skip
-        _accuracy_axis(axes, vertical=True)
+        axes.set_ylim(0, 100)
+        axes.set_ylabel("accuracy, %")
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        level = _chance(axes.axhline, axes.hlines, centres, chances)
+        axes.annotate(
+            "chance", (1.0, level), xycoords=axes.get_yaxis_transform(), xytext=(4, 0),
+            textcoords="offset points", va="center",
+        )  # fmt: skip
         legend(axes, columns=min(len(lines), 4))
         return to_svg(figure)
 
 
-def accuracy_dots(lines: Sequence[Line]) -> str:
+def accuracy_dots(lines: Sequence[Line], chances: Chances) -> str:
     """One line of points a language; for as many rows as a table has."""
     groups = by_script(code for line in lines for code in line.values)
     with matplotlib.rc_context(SETTINGS):
@@ -135,7 +144,11 @@ def accuracy_dots(lines: Sequence[Line]) -> str:
         axes.set_yticks(list(heights.values()), [short(f"{name(c)}  {c}") for c in heights])
         axes.set_ylim(max(heights.values()) + 0.6, -0.6)
         axes.tick_params(axis="y", length=0)
-        _accuracy_axis(axes, vertical=False)
+        axes.set_xlim(min(25.0, axes.get_xlim()[0]), 100)
+        axes.set_xlabel("accuracy, %")
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        _chance(axes.axvline, axes.vlines, heights, chances, label="chance")
         legend(axes, columns=3)
         return to_svg(figure)
 
@@ -167,11 +180,11 @@ def label_bars(rows: Sequence[tuple[str, Sequence[float]]]) -> str:
         return to_svg(figure)
 
 
-def loss_curves(panels: Sequence[tuple[str, Sequence[Curve]]]) -> str:
-    """Small panels of loss by step, one line a seed, and the loss of a guess."""
+def loss_curves(panels: Sequence[tuple[str, Sequence[Curve], float | None]]) -> str:
+    """Small panels of loss by step: one line a seed and, where it is known, the loss of a guess."""
     with matplotlib.rc_context(SETTINGS):
         figure, places, left = grid(len(panels), 3, 0.5, 1.75)
-        for axes, (title, curves) in zip(places, panels, strict=True):
+        for axes, (title, curves, guess) in zip(places, panels, strict=True):
             for j, (label, curve) in enumerate(curves):
                 thin = curve[:: max(1, len(curve) // 300)]
                 axes.plot(
@@ -179,7 +192,8 @@ def loss_curves(panels: Sequence[tuple[str, Sequence[Curve]]]) -> str:
                     color=style(j)[0], ls=("-", "--", "-.", ":")[j % 4], lw=1.3,
                     marker="" if len(thin) > 1 else "o", label=short(label),
                 )  # fmt: skip
-            axes.axhline(math.log(3), color=INK, lw=0.8, ls=":")
+            if guess is not None:
+                axes.axhline(guess, color=INK, lw=0.8, ls=":")
             axes.set_title(short(title, 38))
             axes.grid(axis="y")
         places[0].set_ylim(bottom=0)  # of all, once it is known how far up they go
@@ -194,12 +208,14 @@ def loss_curves(panels: Sequence[tuple[str, Sequence[Curve]]]) -> str:
 def by_queries(
     curves: Sequence[tuple[str, tuple[str, str, str], Sequence[tuple[int, float, float, float]]]],
     price: float,
+    chances: Sequence[float],
 ) -> str:
     """Shares by the number of queries, on a logarithmic axis, and their price above it.
 
     Args:
         curves: Name, style, and queries, mean, low and high of each point.
         price: Dollars a query; 0 leaves the upper axis out.
+        chances: Accuracies of the best guess that are marked.
     """
     with matplotlib.rc_context(SETTINGS):
         figure, axes = canvas(3.6)
@@ -214,7 +230,8 @@ def by_queries(
                 counts, means, yerr=reach, color=colour, marker=marker, ms=5, lw=1.3,
                 ls=("-", "--", "-.", ":")[i % 4], elinewidth=0.9, capsize=2, label=name,
             )  # fmt: skip
-        axes.axhline(100 * CHANCE, color=INK, lw=0.8, ls=":")
+        for chance in sorted(set(chances)):
+            axes.axhline(100 * chance, color=INK, lw=0.8, ls=":")
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(_thousands)
         axes.set_xlabel("queries")
@@ -363,23 +380,30 @@ def _language_axis(axes: Axes, groups: Sequence[tuple[str, Sequence[str]]]) -> d
     return centres
 
 
-def _accuracy_axis(axes: Axes, vertical: bool) -> None:
-    chance = 100 * CHANCE
-    if vertical:
-        axes.set_ylim(0, 100)
-        axes.set_ylabel("accuracy, %")
-        axes.axhline(chance, color=INK, lw=1.1, ls="--")
-        axes.annotate(
-            "chance", (1.0, chance), xycoords=axes.get_yaxis_transform(), xytext=(4, 0),
-            textcoords="offset points", va="center",
-        )  # fmt: skip
-        axes.grid(axis="y")
+def _chance(
+    through: Callable[..., Any],
+    across: Callable[..., Any],
+    places: Mapping[str, float],
+    chances: Chances,
+    label: str = "",
+) -> float:
+    """Draw what a guess comes to, in per cent, and return that of the last language.
+
+    Args:
+        through: Draws one line through all languages.
+        across: Draws a piece for each language, where chance is not the same in all.
+        places: Where each language stands.
+        chances: By language.
+        label: What the legend calls it; nothing keeps it out of the legend.
+    """
+    look: dict[str, Any] = {"color": INK, "lw": 1.1, "ls": "--", "label": label}
+    levels = [100 * chances[code] for code in places]
+    if len(set(levels)) == 1:
+        through(levels[0], **look)
     else:
-        axes.set_xlim(min(25.0, axes.get_xlim()[0]), 100)
-        axes.set_xlabel("accuracy, %")
-        axes.axvline(chance, color=INK, lw=1.1, ls="--", label="chance")
-        axes.grid(axis="x")
-    axes.set_axisbelow(True)
+        across(levels, [x - 0.5 for x in places.values()], [x + 0.5 for x in places.values()],
+               **look)  # fmt: skip
+    return levels[-1]
 
 
 def _plain_rows(axes: Axes) -> None:

@@ -1,13 +1,14 @@
 """What a run shows, and what it does not, in sentences.
 
 The paper makes a handful of claims. For each that a run can speak to, a finding says whether its
-numbers bear the claim out (``shows``), bear it out only within the noise of the test items
-(``unclear``) or do not (``absent``). Every threshold is the 95 % interval, in every seed.
+numbers bear the claim out (``shows``), bear it out only within the noise (``unclear``) or do not
+(``absent``). A model is above chance if it is so in every seed, by the 95 % interval of its test
+items. A difference is one beyond half its own interval: the wider of that by test items and that of
+Student's t over the seeds.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from raythief.report.blocks import NBSP, Verdict, counted, listed, percent, points
@@ -65,10 +66,16 @@ def short_words(measure: Measure) -> str:
     return f"{percent(measure.mean)}{NBSP}±{NBSP}{percent(spread)}{NBSP}%"
 
 
-def noise_of(ours: Measure, theirs: Measure, paired: Measure | None) -> float:
-    """Half the 95 % interval of a difference: paired by item or, where the items are not known, as
-    of two that are independent, which is the wider reading."""
-    return paired.margin if paired else math.hypot(ours.margin, theirs.margin)
+def share_words(kept: Measure) -> str:
+    """80 ± 5 %: a share of a lead and half its 95 % interval."""
+    return f"{100 * kept.mean:.0f}{NBSP}±{NBSP}{100 * kept.margin:.0f}{NBSP}%"
+
+
+def difference_words(apart: Measure) -> str:
+    """+1.9 ± 12.6 points over 3 seeds: a difference and half its 95 % interval."""
+    seeds = len(apart.values)
+    over = "in one seed" if seeds == 1 else f"over {seeds} seeds"
+    return f"{points(apart.mean)} ± {percent(apart.margin)} points {over}"
 
 
 # --- the claims ---------------------------------------------------------------------------------
@@ -90,23 +97,20 @@ def _victim(victim: Series, parts: Cast) -> list[Finding]:
     if others:
         able = _abroad(victim, parts, above=True)
         exceptions = f" It is above chance in {able}." if able else ""
-        if others.above_chance:
-            found.append(
-                (
-                    "absent",
-                    f"The victim is not at chance in the other languages: "
-                    f"{accuracy_words(others)}, above chance{_seeds(others, True)}.{exceptions}",
-                )
+        numbers = accuracy_words(others)
+        place = "below" if others.below_chance == len(others.values) else "at"
+        found.append(
+            (
+                "absent" if others.always_above else "unclear",
+                f"The victim is not at chance in the other languages: {numbers}, above chance"
+                f"{_seeds(others, True)}.{exceptions}",
             )
-        else:
-            place = "below" if others.below_chance == len(others.values) else "at"
-            found.append(
-                (
-                    "shows",
-                    f"The victim is {place} chance in the other languages: "
-                    f"{accuracy_words(others)}.{exceptions}",
-                )
+            if others.above_chance
+            else (
+                "shows",
+                f"The victim is {place} chance in the other languages: {numbers}.{exceptions}",
             )
+        )
     return found
 
 
@@ -120,13 +124,12 @@ def _thief(thief: Series, parts: Cast) -> list[Finding]:
         weak = _abroad(thief, parts, above=False)
         text += f" It is not above chance in {weak}." if weak else ""
         found.append((status, text))
-        theirs = parts.victim.elsewhere(parts.chosen) if parts.victim else None
-        if theirs:
+        if beyond := _pair("", thief, parts.victim, parts):
             found.append(
                 _difference(
                     "The extractor goes further than its victim in the other languages",
                     "The extractor is no better than its victim in the other languages",
-                    [("", others, theirs, _paired(thief, parts.victim, parts))],
+                    [beyond],
                 )
             )
     return found
@@ -135,37 +138,28 @@ def _thief(thief: Series, parts: Cast) -> list[Finding]:
 def _foreign(one: Series, parts: Cast) -> list[Finding]:
     english, others = one.accuracy(parts.chosen, "en"), one.elsewhere(parts.chosen)
     measures = [m for m in (english, others) if m]
-    if not measures:
-        return []
+    home = parts.thief.accuracy(parts.chosen, "en") if parts.thief else None
+    if not measures or (home and not home.always_above):
+        return []  # where nothing was extracted, there is nothing to be brought down
     places = []
     if english:
         places.append(f"{accuracy_words(english)} in English")
     if others:
         places.append(f"{accuracy_words(others)} in the others")
-    home = parts.thief.accuracy(parts.chosen, "en") if parts.thief else None
     against = f"; the home vocabulary gives {percent(home.mean)} % in English" if home else ""
     numbers = f"{listed(places)}{against}"
-    if any(measure.above_chance for measure in measures):
-        return [
-            (
-                "absent",
-                f"Words of a foreign domain (“{one.name}”) do not bring extraction down to chance: "
-                f"{numbers}.",
-            )
-        ]
-    return [
-        ("shows", f"Words of a foreign domain (“{one.name}”) leave no more than chance: {numbers}.")
-    ]
+    words = f"Words of a foreign domain (“{one.name}”)"
+    if any(measure.always_above for measure in measures):
+        return [("absent", f"{words} do not bring extraction down to chance: {numbers}.")]
+    able = max(measures, key=lambda measure: measure.above_chance)
+    if able.above_chance:
+        return [("unclear", f"{words} leave more than chance{_seeds(able, True)}: {numbers}.")]
+    return [("shows", f"{words} leave no more than chance: {numbers}.")]
 
 
 def _real_data(parts: Cast) -> list[Finding]:
-    before = _main(parts.thief, parts)
-    pairs = []
-    for one in parts.helped:
-        after = _main(one, parts)
-        if before and after:
-            paired = _paired(one, parts.thief, parts)
-            pairs.append((f"“{one.name}”", after, before, paired))
+    found = [_pair(f"“{one.name}”", one, parts.thief, parts) for one in parts.helped]
+    pairs = [pair for pair in found if pair]
     if not pairs:
         return []
     return [
@@ -186,10 +180,9 @@ def _placement(parts: Cast) -> list[Finding]:
             placed.setdefault(one.spec.real.placement, one)
     pairs = []
     for share, placed in sorted(by_share.items(), key=lambda entry: entry[0]):
-        after, during = (_main(placed.get(place), parts) for place in ("after", "during"))
-        if after and during:
-            paired = _paired(placed["after"], placed["during"], parts)
-            pairs.append((f"with {100 * share:.3g} % of it", after, during, paired))
+        after, during = placed.get("after"), placed.get("during")
+        if pair := _pair(f"with {100 * share:.3g} % of it", after, during, parts):
+            pairs.append(pair)
     if not pairs:
         return []
     return [
@@ -204,31 +197,33 @@ def _placement(parts: Cast) -> list[Finding]:
 # --- helpers ------------------------------------------------------------------------------------
 
 
-Pair = tuple[str, Measure, Measure, Measure | None]
-"""A label, two measures, and the difference of the two paired by item, where that is known."""
+Pair = tuple[str, Measure, Measure, Measure]
+"""A label, two measures, and the difference of the two."""
 
 
-def _paired(one: Series, other: Series | None, parts: Cast) -> Measure | None:
-    """The difference of what ``_main`` compares, item by item."""
-    if other is None:
+def _pair(label: str, one: Series | None, other: Series | None, parts: Cast) -> Pair | None:
+    """What ``_main`` compares of two rows; None where they have no seed in common."""
+    ours, theirs = _main(one, parts), _main(other, parts)
+    if one is None or other is None or ours is None or theirs is None:
         return None
     others = [code for code in one.languages(parts.chosen) if code != "en"]
-    return one.apart(other, parts.chosen, others or ["en"])
+    apart = one.ahead(other, parts.chosen, others or ["en"])
+    return (label, ours, theirs, apart) if apart else None
 
 
 def _difference(shown: str, missing: str, pairs: Sequence[Pair]) -> Finding:
     """Compare pairs of measures: all must differ in the claimed direction, beyond the noise."""
     details, kinds = [], set()
-    for label, ours, theirs, paired in pairs:
-        difference, noise = ours.mean - theirs.mean, noise_of(ours, theirs, paired)
-        kinds.add("absent" if difference <= 0 else "unclear" if difference <= noise else "shows")
-        numbers = f"{points(difference)} ± {percent(noise)} points ({percent(ours.mean)} against "
-        details.append(f"{label} {numbers}{percent(theirs.mean)}{NBSP}%)".strip())
+    for label, ours, theirs, apart in pairs:
+        mean, noise = apart.mean, apart.margin
+        kinds.add("absent" if mean <= 0 else "unclear" if mean <= noise else "shows")
+        numbers = f"{percent(ours.mean)} against {percent(theirs.mean)}{NBSP}%"
+        details.append(f"{label} {difference_words(apart)} ({numbers})".strip())
     text = listed(details)
     if "absent" in kinds:
         return "absent", f"{missing}: {text}."
     if "unclear" in kinds:
-        return "unclear", f"{shown}, but by no more than the noise of the test items: {text}."
+        return "unclear", f"{shown}, but by no more than the noise: {text}."
     return "shows", f"{shown}: {text}."
 
 

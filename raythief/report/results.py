@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
+from raythief import chance
 from raythief.config import LABELS, Label
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -106,6 +107,7 @@ class Training(Part):
     examples: int | None = None
     steps: int | None = None
     final_loss: float | None = None
+    loss_of_a_guess: float | None = None
     history: tuple[Point, ...] = ()
     device: str | None = None
     collapse: tuple[str, ...] = ()
@@ -152,6 +154,12 @@ class Score(Part):
     confusion: Annotated[tuple[tuple[int, ...], ...], BeforeValidator(_three_by_three)] | None = (
         None
     )
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of the best guess on these items, whose gold labels the confusions tell; one in
+        three where there are none."""
+        return chance.accuracy([sum(line) for line in self.confusion or ((0,),) * len(LABELS)])
 
 
 class Evaluation(Part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 
 from raythief.config import LABELS
@@ -23,7 +24,7 @@ from raythief.report.blocks import (
 from raythief.report.cast import Cast
 from raythief.report.languages import OWN_NAMES, by_family, by_script, in_table_order
 from raythief.report.languages import name as language_name
-from raythief.report.measures import Measure, Series, languages_of, sets_of
+from raythief.report.measures import Measure, Series, chances, languages_of, sets_of
 from raythief.report.records import Run
 from raythief.report.results import Score
 
@@ -93,16 +94,13 @@ def classes(series: Sequence[Series], parts: Cast | None) -> Section | None:
 def _accuracy_table(run: Run, series: Sequence[Series], chosen: str) -> Table:
     languages = languages_of(series, chosen)
     rows = [_accuracy_row(run, one, chosen, languages) for one in series]
-    rows.append([Cell("chance", muted=True), *_repeat(Cell("33.3", muted=True), languages)])
+    rows.append(_chance_row(series, chosen))
     items, spread = _items(series, chosen), _spread(series)
     caption = f"Accuracy on {chosen} in per cent ({items} items a language): {spread}."
-    notes = ["† not above chance by its 95 % interval in every seed."]
-    largest = _largest_gold_share(series, chosen)
-    if largest and largest > 0.36:
-        notes.append(
-            f"The classes are not balanced: always giving the commonest label would be right on "
-            f"up to {percent(largest)} % of the items of a language."
-        )
+    notes = [
+        "† not above chance by its 95 % interval in every seed. Chance is what always giving the "
+        "commonest gold label would come to."
+    ]
     return Table(caption, header_of(languages), rows, notes=notes, csv="scores.csv")
 
 
@@ -120,15 +118,11 @@ def _held_back_table(run: Run, series: Sequence[Series], chosen: str) -> Table:
     notes = [
         "The labels are the victim's answers, so accuracy on them is agreement with it: all that "
         "a thief without real data can measure. It says nothing of how well a row does the task.",
-        "† not above chance (33.3 %) by its 95 % interval in every seed.",
+        "† not above chance by its 95 % interval in every seed. Chance is what always giving the "
+        "victim's commonest answer would come to.",
     ]
-    largest = _largest_gold_share(series, chosen)
-    if largest:
-        notes.append(
-            f"The victim's commonest answer makes up {percent(largest)} % of them at most: what "
-            "always giving one answer would come to."
-        )
     rows = [_accuracy_row(run, one, chosen, ["en"]) for one in buyers]
+    rows.append(_chance_row(series, chosen))
     header = [Cell("model"), Cell("agreement", "held-out gibberish")]
     return Table(caption, header, rows, notes=notes, csv="scores.csv")
 
@@ -146,6 +140,15 @@ def _spread(series: Sequence[Series]) -> str:
     if seeds > 1:
         return f"mean ± standard deviation over up to {seeds} seeds"
     return "± half the 95 % interval of the test items; one seed"
+
+
+def _chance_row(series: Sequence[Series], chosen: str) -> list[Cell]:
+    """Chance in each language and, of several, its mean over the others than English."""
+    levels = chances(series, chosen)
+    cells = [percent(level) for level in levels.values()]
+    if others := [level for code, level in levels.items() if code != "en"]:
+        cells += [percent(statistics.fmean(others))] if len(levels) > 1 else []
+    return [Cell("chance", muted=True), *(Cell(text, muted=True) for text in cells)]
 
 
 def _accuracy_row(run: Run, one: Series, chosen: str, languages: Sequence[str]) -> list[Cell]:
@@ -184,7 +187,7 @@ def _accuracy_pictures(
     pictures: list[Block] = [
         Picture(
             name,
-            figures.accuracy_bars(leading),
+            figures.accuracy_bars(leading, chances(series, chosen)),
             f"Bars of accuracy on {chosen} by language",
             f"Accuracy on {chosen} of {listed([line.name for line in leading])}; English first, "
             f"then by script and family. {whiskers}",
@@ -195,7 +198,7 @@ def _accuracy_pictures(
         pictures.append(
             Picture(
                 f"{name}-all",
-                figures.accuracy_dots(lines),
+                figures.accuracy_dots(lines, chances(series, chosen)),
                 f"Points of accuracy on {chosen} by language, for every row",
                 f"Accuracy on {chosen} of every row. {whiskers}",
                 file,
@@ -268,7 +271,7 @@ def differences(series: Sequence[Series], parts: Cast) -> Section | None:
     for place, codes in regions:
         if codes:
             header += [Cell("difference", place), Cell("95 % interval", place)]
-    rows, values = [], []
+    rows, values, seeds = [], [], 0
     for one in series:
         if one is thief:
             continue
@@ -276,6 +279,7 @@ def differences(series: Sequence[Series], parts: Cast) -> Section | None:
         for place, codes in regions:
             apart = one.apart(thief, chosen, codes) if codes else None
             if apart:
+                seeds = max(seeds, len(apart.values))
                 low, high = apart.mean - apart.margin, apart.mean + apart.margin
                 cells += [
                     Cell(points(apart.mean)),
@@ -289,12 +293,18 @@ def differences(series: Sequence[Series], parts: Cast) -> Section | None:
         return None
     caption = (
         f"Percentage points by which a row is right more often than “{thief.name}” on the same "
-        f"items of {chosen}; intervals are paired by item, and means over seeds. An interval that "
-        "holds 0 is no difference to speak of."
+        f"items of {chosen}; means over the seeds that both have. {_intervals(seeds)} An interval "
+        "that holds 0 is no difference to speak of."
     )
     sheet = Sheet("differences.csv", ("row", "languages", "mean", "low", "high"), values)
     table = Table(caption, header, rows, csv="differences.csv")
     return Section("differences", "Beside gibberish alone, item by item", [table], [sheet])
+
+
+def _intervals(seeds: int) -> str:
+    if seeds == 1:
+        return "Intervals are paired by item; of one seed, they leave out the luck of training."
+    return "Intervals are the wider of that paired by item and that of Student's t over seeds."
 
 
 # --- classes ------------------------------------------------------------------------------------
@@ -354,17 +364,6 @@ def _confusion(one: Series, chosen: str, codes: Sequence[str]) -> list[list[int]
             for i, line in enumerate(score.confusion or () if score else ()):
                 total[i] = [a + b for a, b in zip(total[i], line, strict=True)]
     return total
-
-
-def _largest_gold_share(series: Sequence[Series], chosen: str) -> float | None:
-    shares = [
-        max(sum(line) for line in score.confusion) / score.count
-        for one in series
-        for sets in one.samples.values()
-        for score in sets.get(chosen, {}).values()
-        if score.confusion
-    ]
-    return max(shares, default=None)
 
 
 # --- sheets and helpers -------------------------------------------------------------------------

@@ -28,11 +28,13 @@ from raythief.report.blocks import (
     number,
     percent,
 )
+from raythief.report.cast import in_miniature
 from raythief.report.languages import name as language_name
 from raythief.report.records import Row, Run, Sweep
 from raythief.report.trials import (
     Configuration,
     Estimate,
+    chance,
     configurations,
     contenders,
     hours,
@@ -88,12 +90,13 @@ def headline(found: Search) -> list[str]:
     """What the sweep came to: the best configuration, then the trials and their price."""
     best, evaluated = found.best, sum(one.score is not None for one in found.ranked)
     if best is None or best.score is None:
-        return [f"No trial of this sweep has been evaluated. {_tally(found)}"]
+        said = in_miniature(found.run, "No trial of this sweep has been evaluated.")
+        return [f"{said} {_tally(found)}"]
     lead = (
         f"The best of {counted(evaluated, 'evaluated configuration')} by {goal(found.sweep)} is "
-        f"“{found.label(best)}”: {_score_words(best.score)}."
+        f"“{found.label(best)}”: {_score_words(best.score)}.{_beside_chance(found, best)}"
     )
-    return [lead, f"{_tally(found)} {_caution(found, evaluated)}".strip()]
+    return [in_miniature(found.run, lead), f"{_tally(found)} {_caution(found, evaluated)}".strip()]
 
 
 def leading(found: Search) -> Run:
@@ -169,11 +172,11 @@ def _tables(found: Search) -> list[Block]:
     header += [Cell("repeats", "evaluated")] if several else []
     header += [Cell("state"), Cell("steps"), Cell("hours", found.sweep.unit)]
     rows = [_line(found, one, several) for one in found.ranked]
-    over = "of Student's t over repeats, or of the test items alone where only one was evaluated"
+    over = "the wider of that over repeats (Student's t) and that of the test items"
     caption = (
         f"Configurations, best first, by {objective(found.sweep, False)}"
         + (": means over repeats. " if several else ". ")
-        + f"Intervals are those {over if several else 'of the test items alone'}."
+        + f"Intervals are {over if several else 'those of the test items alone'}."
     )
     notes = []
     if any(one.last_look is not None and not one.score for one in found.ranked):
@@ -434,6 +437,15 @@ def _score_words(score: Estimate) -> str:
         return f"{percent(score.mean)} % (one repeat)"
     over = f"over {score.count} repeats" if score.count > 1 else "of the test items; one repeat"
     return f"{percent(score.mean)} % ({_reach(score)} by the {INTERVAL} {over})"
+
+
+def _beside_chance(found: Search, best: Configuration) -> str:
+    """What a guess would come to, and whether the best is above it."""
+    level, low = chance(found.run, best), best.score.low if best.score else None
+    if level is None:
+        return ""
+    doubt = "That is not above chance: a" if low is not None and low <= level else "A"
+    return f" {doubt} guess would come to {percent(level)} %."
 
 
 def _reach(score: Estimate) -> str:

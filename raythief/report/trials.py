@@ -13,16 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raythief.report.measures import Series, scores_of, student, wilson
+from raythief.report.measures import Series, Sets, scores_of, student, wider, wilson
 from raythief.report.records import Row, Run
-from raythief.report.results import Score
 
 FRACTION, PLACEMENT = "real.fraction", "real.placement"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % interval: over several values or, of a single one, over test items."""
+    """A mean and its 95 % interval: the wider of that over several values and over test items."""
 
     mean: float
     low: float | None
@@ -32,11 +31,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Gap:
-    """A mean difference over pairs, with the half widths of two 95 % intervals.
-
-    The one over pairs covers the luck of training, the one over items the choice of test items;
-    neither covers both, so that only a difference beyond the wider of them is taken for one.
-    """
+    """A mean difference over pairs, with the half widths of two 95 % intervals."""
 
     mean: float
     pairs: float | None
@@ -46,7 +41,7 @@ class Gap:
     @property
     def margin(self) -> float | None:
         """The wider of the two; None where neither is known."""
-        return max((half for half in (self.pairs, self.items) if half is not None), default=None)
+        return wider(self.pairs, self.items)
 
 
 @dataclass(frozen=True)
@@ -122,13 +117,19 @@ def scored(row: Row) -> bool:
 
 
 def estimate(values: Sequence[float], items: tuple[float, float] | None = None) -> Estimate | None:
-    """The mean of some values; none of none."""
+    """The mean of some values; none of none.
+
+    Args:
+        values: One a repeat.
+        items: The 95 % interval of one of them by its test items.
+    """
     if not values:
         return None
-    mean, half = statistics.fmean(values), student(values)
-    if half is None:
+    mean, over = statistics.fmean(values), student(values)
+    if over is None:
         low, high = items or (None, None)
         return Estimate(mean, low, high, 1)
+    half = wider(over, (items[1] - items[0]) / 2 if items else None) or 0.0
     return Estimate(mean, mean - half, mean + half, len(values))
 
 
@@ -219,8 +220,7 @@ def gap(run: Run, pairs: Sequence[tuple[Row, Row]]) -> Gap:
     )
     chosen, languages = _place(run, [*ours.samples.values(), *theirs.samples.values()])
     apart = ours.apart(theirs, chosen, languages)
-    known = apart is not None and math.isfinite(apart.margin)
-    half = apart.margin if apart and known else None
+    half = apart.items if apart else None
     return Gap(statistics.fmean(differences), student(differences), half, len(pairs))
 
 
@@ -235,9 +235,15 @@ def items(run: Run, row: Row) -> tuple[float, float] | None:
     return wilson(row.objective, min(counts)) if counts and row.objective is not None else None
 
 
-def _place(
-    run: Run, several: Sequence[Mapping[str, Mapping[str, Score]]]
-) -> tuple[str, Sequence[str]]:
+def chance(run: Run, one: Configuration) -> float | None:
+    """What a guess would come to by the objective; None where no manifest tells."""
+    sets = _sets(run, one.done[0]) if one.done else {}
+    chosen, languages = _place(run, [sets])
+    levels = [score.chance for code, score in sets.get(chosen, {}).items() if code in languages]
+    return statistics.fmean(levels) if levels else None
+
+
+def _place(run: Run, several: Sequence[Sets]) -> tuple[str, Sequence[str]]:
     """Evaluation set and languages of the objective; no languages if it is of no set."""
     objective = _objective(run)
     chosen, _, language = objective.rpartition("/")
@@ -246,7 +252,7 @@ def _place(
     return chosen, [language] if chosen else []
 
 
-def _sets(run: Run, row: Row) -> Mapping[str, Mapping[str, Score]]:
+def _sets(run: Run, row: Row) -> Sets:
     return scores_of(run.artifact(row, "evaluation")) or {}
 
 

@@ -6,19 +6,35 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from raythief import chance
+from raythief.config import LABELS
+
 COLLAPSE_SHARE = 0.95
 """A model that gives one label to more than this share of its latest examples, though the labels
 themselves are less one-sided, has collapsed."""
 COLLAPSE_EXAMPLES = 8
 """Examples that a step must have for its most frequent prediction to mean something."""
-CHANCE = math.log(3)
-"""Loss of a model that gives each of three labels the same probability."""
 CHANCE_WIDTH = 0.01
-"""A mean loss so near to chance, over ``CHANCE_EXAMPLES``, is chance."""
+"""A mean loss so near to that of a guess, over ``CHANCE_EXAMPLES``, is chance."""
 CHANCE_EXAMPLES = 1000
 """Examples over which a mean loss is known that well."""
 NO_GRADIENT = 1e-6
 """Norm below which a gradient moves nothing."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What the best guess comes to on the labels of a training."""
+
+    accuracy: float
+    loss: float | None
+    """With each class as it is weighted, in nats; not known for soft labels."""
+
+    @classmethod
+    def of(cls, counts: Sequence[int], weights: Sequence[float], soft: bool = False) -> Guess:
+        """The guess by the number of examples of each label, and its weight in the loss."""
+        amounts = [count * weight for count, weight in zip(counts, weights, strict=True)]
+        return cls(chance.accuracy(counts), None if soft else chance.loss(amounts))
 
 
 @dataclass(frozen=True)
@@ -47,12 +63,14 @@ def majority_rate(latest: Sequence[Step]) -> float:
     return max(totals) / count
 
 
-def signs(latest: Sequence[Step], commonest: float) -> list[str]:
+def signs(latest: Sequence[Step], guess: Guess) -> list[str]:
     """What shows that a training has collapsed, in words; empty for a sound one.
+
+    A guess gives each label the same probability, or that of its share.
 
     Args:
         latest: Its latest steps, none of them within the warm-up.
-        commonest: Share of the most frequent label in what it is trained on.
+        guess: What one comes to on what it is trained on.
     """
     if not latest:
         return []
@@ -62,9 +80,11 @@ def signs(latest: Sequence[Step], commonest: float) -> list[str]:
     rate = majority_rate(latest)
     if not math.isfinite(loss):
         found.append("the loss is not finite")
-    if rate > COLLAPSE_SHARE >= commonest:
+    if rate > COLLAPSE_SHARE >= guess.accuracy:
         found.append(f"one label is given to {rate:.1%} of the examples")
-    if examples >= CHANCE_EXAMPLES and abs(loss - CHANCE) < CHANCE_WIDTH:
+    known = [] if guess.loss is None else [math.log(len(LABELS)), guess.loss]
+    learnable = guess.accuracy <= COLLAPSE_SHARE and examples >= CHANCE_EXAMPLES
+    if learnable and any(abs(loss - one) < CHANCE_WIDTH for one in known):
         found.append(f"the loss of {loss:.3f} is that of chance")
     if max(one.gradient_norm for one in latest) < NO_GRADIENT:
         found.append("the gradients are zero")

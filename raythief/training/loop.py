@@ -67,7 +67,7 @@ def worker_loop(config: Mapping[str, Any]) -> None:
 
     data: Dataset = ray.get(config["data"])
     lengths, labels = data.pairs.lengths, data.labels[data.train]
-    commonest = float(np.bincount(labels).max() / len(labels))
+    counts = np.bincount(labels, minlength=len(LABELS)).tolist()
     schedule = Schedule(training, lengths[data.train], job.seed)
     kept = latest(job.target)
     if kept is None and job.earlier is not None:
@@ -81,6 +81,7 @@ def worker_loop(config: Mapping[str, Any]) -> None:
     recorder = Recorder(job.target, tell, rank, world, state.step, schedule.steps, earlier)
     recorder.share_of_peak = flops / peak / world if peak else 0.0
     weights = objective.class_weights(labels, training.class_weights).to(device)
+    guess = collapse.Guess.of(counts, weights.tolist(), training.soft_labels is not None)
     worker = _Worker(
         model, optimizer, data, weights, training, tokens, precision, device, rank, world
     )
@@ -111,7 +112,7 @@ def worker_loop(config: Mapping[str, Any]) -> None:
         save = last or state.step % job.resources.checkpoint_every == 0
         if look or save or state.step % history_every(schedule.steps) == 0:
             state.take(recorder.settle(), schedule)
-            if training.on_collapse == "stop" and state.collapse(schedule, commonest, whole=True):
+            if training.on_collapse == "stop" and state.collapse(schedule, guess, whole=True):
                 state.ended, save = "collapse", True
         if look and chosen is not None:
             state.looks.append({"step": state.step, **judge.score(plain)})
@@ -143,7 +144,7 @@ def worker_loop(config: Mapping[str, Any]) -> None:
     if state.best is not None:
         found = best.read(int(state.best["step"]))
     _write_model(job, folder, found)
-    summary = _summary(state, schedule, labels, commonest, device)
+    summary = _summary(state, schedule, counts, guess, device)
     if chosen is not None and state.best is not None:
         bought = job.examples[0].labels is not None
         metric = selection.metric(chosen, data, bought)
@@ -275,21 +276,21 @@ def _write_model(job: Job, folder: Path, weights: Mapping[str, torch.Tensor]) ->
 def _summary(
     state: State,
     schedule: Schedule,
-    labels: NDArray[np.int64],
-    commonest: float,
+    counts: list[int],
+    guess: collapse.Guess,
     device: torch.device,
 ) -> dict[str, Any]:
     state.point(schedule)
-    signs = state.collapse(schedule, commonest)
+    signs = state.collapse(schedule, guess)
     for sign in signs:
         log.warning("training has collapsed: %s", sign)
-    counts = np.bincount(labels, minlength=len(LABELS))
     return {
-        "examples": len(labels),
+        "examples": sum(counts),
         "steps": state.step,
         "final_loss": state.history[-1]["loss"],
         "history": state.history,
-        "label_counts": dict(zip(LABELS, counts.tolist(), strict=True)),
+        "label_counts": dict(zip(LABELS, counts, strict=True)),
+        "loss_of_a_guess": guess.loss,
         "majority_rate": collapse.majority_rate(state.latest),
         "collapse": signs,
         "ended": state.ended,

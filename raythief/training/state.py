@@ -24,7 +24,7 @@ import torch
 from raythief.artifacts import Artifact
 from raythief.errors import UserError
 from raythief.training import collapse, local, parallel
-from raythief.training.collapse import Step
+from raythief.training.collapse import Guess, Step
 from raythief.training.job import Job
 from raythief.training.schedule import Schedule
 
@@ -89,18 +89,18 @@ class State:
             loss, rate = math.fsum(losses) / len(losses), schedule.rate(self.step - 1)
             self.history.append({"step": self.step, "loss": loss, "learning_rate": rate})
 
-    def collapse(self, schedule: Schedule, commonest: float, *, whole: bool = False) -> list[str]:
+    def collapse(self, schedule: Schedule, guess: Guess, *, whole: bool = False) -> list[str]:
         """Signs of a collapse in the last tenth of the steps so far, the warm-up left out.
 
         Args:
             schedule: Tells the steps and the warm-up.
-            commonest: Share of the most frequent label.
+            guess: What one comes to.
             whole: Tell of none before there is a whole tenth to look at.
         """
         seen = [one for one in self.latest if one.step > schedule.warm]
         if whole and len(seen) < schedule.steps / 10:
             return []
-        return collapse.signs(seen, commonest)
+        return collapse.signs(seen, guess)
 
     def lost_patience(self, patience: int | None) -> bool:
         """Whether so many looks in a row have brought no new best."""

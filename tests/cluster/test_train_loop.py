@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from transformers import pipeline
 
 import training_jobs
-from raythief import clusters, training
+from raythief import chance, clusters, training
 from raythief.config import LABELS, Selection
 from raythief.progress import Watch
 from raythief.training.data import held_out
@@ -61,6 +61,7 @@ def test_it_learns_and_plain_transformers_loads_it(plain: tuple[Path, dict[str, 
     assert accuracy(artifact) > 0.55  # chance is a third
     assert not results["collapse"]
     assert results["selection"] is None
+    assert results["loss_of_a_guess"] == chance.loss([*results["label_counts"].values()])
 
 
 def test_in_this_process_it_learns_what_a_worker_learns(

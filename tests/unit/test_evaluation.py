@@ -238,6 +238,39 @@ def test_rows_that_differ_alike_in_each_language_are_no_surer_for_there_being_mo
     assert many.margin == pytest.approx(single.margin)
 
 
+def test_seeds_that_disagree_widen_a_difference_and_those_that_agree_do_not_narrow_it() -> None:
+    base = [1] * 60 + [0] * 40
+    more = {gain: [1] * (60 + gain) + [0] * (40 - gain) for gain in (2, 10, 11)}
+    items = [1.959964 * float(np.std(np.subtract(more[gain], base), ddof=1)) / 10
+             for gain in (2, 10, 11)]  # fmt: skip
+    wide = series("a", {"en": more[2]}, {"en": more[11]}, {"en": more[10]}).apart(
+        series("b", *[{"en": base}] * 3), "xnli", ["en"]
+    )
+    assert wide is not None
+    spread = np.std([0.02, 0.11, 0.10], ddof=1)
+    assert wide.margin == pytest.approx(4.3027 * spread / math.sqrt(3), rel=1e-4)
+    assert wide.items == pytest.approx(np.mean(items))
+    alike = series("a", *[{"en": more[10]}] * 3).apart(
+        series("b", *[{"en": base}] * 3), "xnli", ["en"]
+    )
+    assert alike is not None
+    assert alike.margin == pytest.approx(items[1])
+
+
+def test_rows_whose_items_are_not_known_are_compared_as_independent_ones() -> None:
+    def blind(accuracy: float) -> Series:
+        score = Score(count=600, accuracy=accuracy)
+        return Series("", False, None, {0: {"xnli": {"en": score, "de": score}}})
+
+    one, two = blind(0.7), blind(0.6)
+    assert one.apart(two, "xnli", ["en"]) is None
+    ahead = one.ahead(two, "xnli", ["en", "de", "fr"])
+    assert ahead is not None
+    halves = [(high - low) / 2 for low, high in (wilson(420, 600), wilson(360, 600))]
+    assert ahead.mean == pytest.approx(0.1)
+    assert ahead.margin == pytest.approx(math.hypot(*halves))
+
+
 def test_what_saw_other_items_is_not_paired() -> None:
     one, two = series("a", {"en": [1, 0, 1]}), series("b", {"en": [1, 0]})
     assert one.apart(two, "xnli", ["en"]) is None

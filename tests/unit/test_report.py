@@ -327,6 +327,18 @@ def sheet(folder: Path, name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO((folder / name).read_text(encoding="utf-8"))))
 
 
+MATCHED = (3479, 3123, 3213)
+"""Gold labels of MNLI's matched validation set."""
+
+
+def constant(gold: Sequence[int] = MATCHED) -> dict[str, Any]:
+    """The score of a model that always gives the first label."""
+    count = sum(gold)
+    low, high = wilson(gold[0] / count, count)
+    return {"count": count, "accuracy": gold[0] / count, "low": low, "high": high,
+            "majority_rate": 1.0, "confusion": [[n, 0, 0] for n in gold]}  # fmt: skip
+
+
 def small(root: Path, **levels: tuple[float, float]) -> Storage:
     """One seed, three languages, and only the rows asked for, of (English, others)."""
     names = {"gibberish": "gibberish", "foreign": "foreign words", "during": "1 % during",
@@ -561,6 +573,72 @@ def test_a_seed_that_fails_the_claim_is_counted(tmp_path: Path) -> None:
     assert "in 1 of 2 seeds" in text
 
 
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ((0.649, 0.649, 0.561), "too small to tell"),
+        ((0.649, 0.649, 0.641), "shows"),
+    ],
+)
+def test_a_difference_is_judged_by_its_spread_over_seeds_too(
+    tmp_path: Path, after: tuple[float, ...], words: str
+) -> None:
+    """30,000 items tell half a point; seeds that differ by 9 points tell nothing."""
+    names = ("gibberish", "1 % after")
+    storage = Storage(tmp_path, miniature({name: VARIANTS[name] for name in names}))
+    for seed, level in enumerate(after):
+        for name, others in zip(names, (0.6, level), strict=True):
+            storage.done(name, seed, flat(0.9, others), flat(0.97, 0.33), count=30000)
+    text = text_of(storage.report())
+    differences = [level - 0.6 for level in after]
+    half = max(0.78, 100 * 4.3027 * statistics.stdev(differences) / math.sqrt(3))
+    mean = 100 * statistics.fmean(differences)
+    claim = "Some real English data helps (mean of the other languages)"
+    doubt = ", but by no more than the noise" if words != "shows" else ""
+    said = f"{claim}{doubt}: “1 % after” +{mean:.1f} ± {half:.1f} points over 3 seeds (6"
+    assert f"{words} {said}" in text
+    assert "the wider of that over seeds (Student's t) and that over test items" in text
+
+
+def test_a_difference_of_one_seed_is_said_to_be_of_one(tmp_path: Path) -> None:
+    text = text_of(small(tmp_path, gibberish=(0.8, 0.6), after=(0.9, 0.8)).report())
+    assert "“1 % after” +20.0 ± 5.0 points in one seed (80.0 against 60.0 %)" in text
+
+
+def test_a_victim_that_seeds_share_is_compared_with_each_of_them(tmp_path: Path) -> None:
+    """It stands once in the tables, but is no reason to pass over all seeds but one."""
+    storage = Storage(tmp_path, miniature({"gibberish": {}}))
+    rows = [
+        storage.done("gibberish", seed, flat(0.9, others), flat(0.97, 0.33), count=30000)
+        for seed, others in enumerate((0.40, 0.60, 0.38))
+    ]
+    for row in rows[1:]:
+        row["stages"]["victim_evaluation"] = rows[0]["stages"]["victim_evaluation"]
+    folder = storage.report()
+    half = 100 * 4.3027 * statistics.stdev([0.40, 0.60, 0.38]) / math.sqrt(3)
+    text = text_of(folder)
+    assert f"but by no more than the noise: +13.0 ± {half:.1f} points over 3 seeds" in text
+    victims = [line for line in sheet(folder, "scores.csv") if line["row"].startswith("victim")]
+    assert len(victims) == 3  # languages
+
+
+def test_what_holds_in_some_seeds_alone_is_neither_shown_nor_refuted(tmp_path: Path) -> None:
+    names = ("gibberish", "foreign words")
+    storage = Storage(tmp_path, miniature({name: VARIANTS[name] for name in names}))
+    for seed, (abroad, foreign) in enumerate([(0.33, 0.45), (0.45, 0.33), (0.33, 0.33)]):
+        for name, level in zip(names, (flat(0.8, 0.7), flat(foreign, 0.33)), strict=True):
+            storage.done(name, seed, level, flat(0.9, abroad))
+    text = text_of(storage.report())
+    assert "too small to tell The victim is not at chance in the other languages" in text
+    assert "above chance in 1 of 3 seeds" in text
+    assert "Words of a foreign domain (“foreign words”) leave more than chance in 1 of 3" in text
+
+
+def test_where_nothing_was_extracted_foreign_words_took_nothing_away(tmp_path: Path) -> None:
+    text = text_of(small(tmp_path, gibberish=(0.34, 0.33), foreign=(0.33, 0.33)).report())
+    assert "Words of a foreign domain" not in text
+
+
 def test_one_finished_seed_of_several_is_one_seed(tmp_path: Path) -> None:
     storage = Storage(tmp_path, miniature({"gibberish": {}}, seeds=[0, 1]))
     storage.done("gibberish", 0, flat(0.8, 0.7), flat(0.9, 0.33))
@@ -577,6 +655,61 @@ def test_a_single_language_is_no_trouble(tmp_path: Path) -> None:
     assert "80.0 ± 3.2 % of the items in English." in text
     assert "The extractor is above chance in English" in text
     assert "in the other languages" not in text
+
+
+# --- chance -------------------------------------------------------------------------------------
+
+
+def test_one_answer_to_everything_is_chance_however_frequent_its_label_is(tmp_path: Path) -> None:
+    """35.4 ± 0.9 % is above one in three, but not above what needs no example."""
+    storage = small(tmp_path, gibberish=(0.8, 0.7), foreign=(0.33, 0.33))
+    storage.change(storage.rows[1], "evaluation", sets={"xnli": {"en": constant()}})
+    folder = storage.report()
+    text = text_of(folder)
+    assert "Words of a foreign domain (“foreign words”) leave no more than chance: 35.4" in text
+    assert "do not bring extraction down to chance" not in text
+    assert "is right on 35.4 ± 0.9 %, no more than a guess" in text
+    assert "Only words of another domain" in text
+    table = (folder / "report.md").read_text()
+    assert "| foreign words | 35.4† ± 0.9 |" in table
+    assert "| chance | 35.4 | 33.3 | 33.3 | 33.3 |" in table
+
+
+def test_an_extractor_that_knows_one_answer_is_not_above_chance(tmp_path: Path) -> None:
+    storage = small(tmp_path, gibberish=(0.8, 0.7))
+    sets = {"xnli": {"en": constant(), "de": constant((200, 200, 200))}}
+    storage.change(storage.rows[0], "evaluation", sets=sets)
+    text = text_of(storage.report())
+    assert "The extractor is not above chance in English: 35.4 ± 0.9 %" in text
+    assert "The extractor is above chance" not in text
+
+
+def test_chance_is_that_of_each_language_in_table_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Mapping[str, float]] = []
+    monkeypatch.setattr(figures, "accuracy_bars", lambda _, levels: drawn.append(levels) or "<svg>")
+    storage = small(tmp_path, gibberish=(0.8, 0.7))
+    golds = {"en": (500, 250, 250), "de": (450, 300, 250), "zh": (250, 350, 400)}
+    sets = {"xnli": {code: constant(gold) for code, gold in golds.items()}}
+    for stage in ("evaluation", "victim_evaluation"):
+        storage.change(storage.rows[0], stage, sets=sets)
+    table = (storage.report() / "report.md").read_text()
+    assert "| chance | 50.0 | 45.0 | 40.0 | 42.5 |" in table
+    assert "| gibberish | 50.0† ± 3.1 | 45.0† ± 3.1 | 25.0† ± 2.7 |" in table
+    assert "a guess would be right on 50.0 % in English and 42.5 % in the others" in table
+    assert drawn == [{"en": 0.5, "de": 0.45, "zh": 0.4}]
+
+
+def test_the_paper_s_random_chance_is_that_of_our_items(tmp_path: Path) -> None:
+    variants: dict[str, dict[str, Any]] = {"WikiText-103": {}, "CORD-19": {}}
+    storage = Storage(tmp_path, {"paper": "vocabulary", "variants": variants})
+    for variant in variants:
+        row = storage.done(variant, 0, {"mnli": {"en": 0.8}}, {"mnli": {"en": 0.9}})
+        storage.change(row, "evaluation", sets={"mnli": {"en": constant()}})
+    text = text_of(storage.report())
+    assert "CORD-19 ours 35.4 paper 35.4 difference 0.0 ± 1.3" in text
+    assert "For “CORD-19” the paper says “random chance” and no number" in text
 
 
 # --- the paper beside it ------------------------------------------------------------------------
@@ -741,6 +874,21 @@ def test_failed_running_collapsed_and_absent_rows_are_listed(tmp_path: Path) -> 
     assert "Not run: foreign words, 10 % during" in text
 
 
+def test_the_loss_of_a_guess_is_drawn_where_a_training_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panels: dict[str, float | None] = {}
+    monkeypatch.setattr(
+        figures, "loss_curves", lambda drawn: panels.update({p[0]: p[2] for p in drawn}) or "<svg>"
+    )
+    storage = Storage(tmp_path, miniature({"gibberish": {}}))
+    for seed, guess in enumerate((0.72, 0.74)):
+        row = storage.done("gibberish", seed, flat(0.8, 0.7), flat(0.9, 0.33))
+        storage.change(row, "extractor", loss_of_a_guess=guess)
+    storage.report()
+    assert panels == {"victim: gibberish": None, "extractor: gibberish": pytest.approx(0.73)}
+
+
 def test_what_weights_were_selected_on_and_how_fast_they_came_is_told(tmp_path: Path) -> None:
     storage = Storage(tmp_path, miniature(VARIANTS))
     row = storage.done("gibberish", 0, flat(0.8, 0.7), flat(0.9, 0.33))
@@ -791,6 +939,8 @@ def test_what_so_many_queries_carry_off_is_drawn_and_priced(
         (20000, 20.0),
     ]
     assert [float(one["mean"]) for one in rows] == pytest.approx([0.5, 0.6, 0.7])
+    alike = [one for one in sheet(folder, "fidelity.csv") if one["measure"].startswith("agree")]
+    assert {(float(one["low"]), float(one["high"])) for one in alike} == {wilson(0.8, 600)}
 
 
 def test_rows_of_one_number_of_queries_draw_no_curve(complete: Path) -> None:
@@ -914,9 +1064,9 @@ def test_a_run_of_the_figure_alone_says_how_far_gibberish_is(tmp_path: Path) -> 
     folder = figure_only(tmp_path, distances()).report()
     text = text_of(folder)
     assert (
-        "The histograms of the distance of gibberish and of real pairs to the nearest real "
-        "training pair overlap by 40.0 %, where equal ones would by 98.1 % (Kolmogorov-Smirnov "
-        "0.612, p < 0.001)."
+        "In miniature: the histograms of the distance of gibberish and of real pairs to the "
+        "nearest real training pair overlap by 40.0 %, where equal ones would by 98.1 % "
+        "(Kolmogorov-Smirnov 0.612, p < 0.001)."
     ) in text
     assert "1,000 −370.1 12.5 1,000 −330 20.25 12,000 40.0 98.1 0.612 < 0.001" in text
     assert "some/encoder" in text and "miniature:multilingual" not in text.partition("The spec")[0]
@@ -1026,10 +1176,11 @@ def test_without_real_data_the_headline_is_the_agreement(tmp_path: Path) -> None
     text = text_of(storage.report())
     sentence = "On held-out gibberish (bought) the victim's answer is given by “gibberish” to 62.0 "
     assert sentence in text
+    assert "of the queries, and by a guess to 33.3 %; how well any row does the task" in text
     assert "do not allow any of the paper's claims to be checked" in text
     assert "Recall by class" not in text
     found = headline(filesystems.LocalFileSystem(), str(tmp_path), "made-up")
-    assert " ".join(found.split()).startswith(sentence.strip())
+    assert " ".join(found.split()).startswith(f"In miniature: o{sentence[1:].strip()}")
 
 
 def test_a_sweeps_trials_are_no_variants_but_their_sets_are_known(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from test_report import (
     Storage,
     check_hostile,
     check_tables,
+    constant,
     flat,
     miniature,
     sheet,
@@ -197,13 +198,24 @@ def test_a_configuration_is_judged_by_the_mean_of_its_repeats(tmp_path: Path) ->
     assert second[2] == "66.7"
     text = text_of(folder)
     assert (
-        "The best of 2 evaluated configurations by mean accuracy over the languages of xnli is "
-        f"“t001: learning_rate 2e-05”: 72.0 % ({72 - half:.1f} to {72 + half:.1f} by the 95 % "
-        "interval over 3 repeats)."
+        "In miniature: the best of 2 evaluated configurations by mean accuracy over the languages "
+        f"of xnli is “t001: learning_rate 2e-05”: 72.0 % ({72 - half:.1f} to {72 + half:.1f} by "
+        "the 95 % interval over 3 repeats)."
     ) in text
     assert "6 trials: 6 done. The searcher was random, the scheduler asha." in text
     assert "They cost 3 GPU hours." in text
     assert "The score is the highest of 2 on the data that it was chosen on" in text
+
+
+def test_repeats_that_agree_are_no_surer_than_their_items(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {RATE: {"grid": [1e-5]}}, repeats=2)
+    for repeat in range(2):
+        sweep.trial({RATE: 1e-5}, 0.7, repeat=repeat)
+    low, high = wilson(0.7, 600)
+    half = 100 * (high - low) / 2
+    assert f"70.0 % ({70 - half:.1f} to {70 + half:.1f} by the 95 % interval over 2" in " ".join(
+        sweep.said().split()
+    )
 
 
 def test_one_repeat_has_the_interval_of_its_items(tmp_path: Path) -> None:
@@ -216,10 +228,20 @@ def test_one_repeat_has_the_interval_of_its_items(tmp_path: Path) -> None:
     )
 
 
+def test_a_best_trial_that_is_no_better_than_a_guess_is_said_to_be_none(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {RATE: {"grid": [1e-5]}})
+    row = sweep.trial({RATE: 1e-5}, 0.7)
+    assert "one repeat). A guess would come to 33.3 %." in " ".join(sweep.said().split())
+    sweep.change(row, "evaluation", sets={"xnli": {"en": constant()}})
+    row["objective"] = 0.354
+    said = " ".join(sweep.said().split())
+    assert "one repeat). That is not above chance: a guess would come to 35.4 %." in said
+
+
 def test_the_headline_is_what_the_report_begins_with(tmp_path: Path) -> None:
     sweep = grid(tmp_path)
     said = " ".join(sweep.said().split())
-    assert said.startswith("The best of 13 evaluated configurations")
+    assert said.startswith("In miniature: the best of 13 evaluated configurations")
     assert said in text_of(sweep.report())
 
 
@@ -571,7 +593,7 @@ def test_a_record_with_nothing_optional_still_renders(tmp_path: Path) -> None:
     sweep.row("b", status="stopped")
     sweep.done("c", 0, flat(0.8, 0.7), flat(0.9, 0.33))
     text = text_of(sweep.report(sweep={}))
-    assert "No trial of this sweep has been evaluated." in text
+    assert "In miniature: no trial of this sweep has been evaluated." in text
     assert "3 trials: 1 done, 1 stopped by the scheduler and 1 failed." in text
 
 
