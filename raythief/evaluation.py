@@ -134,8 +134,8 @@ def build(
             language: measure(target.read_table(f"{name}/{language}"), judge)
             for language in languages
         }
-    workers = max(1, resources.inference.workers)
-    return {"sets": found, "device": parts[0]["device"], "workers": workers, **bill}
+    used = sharding.used(resources.inference, len(shards), isinstance(source, Remote))
+    return {"sets": found, "device": parts[0]["device"], **used, **bill}
 
 
 def measure(predictions: pa.Table, reference: pa.Table | None = None) -> dict[str, Any]:

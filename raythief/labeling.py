@@ -287,7 +287,8 @@ def build(
             resources.restarts,
             remote=isinstance(source, Remote),
         )
-    return {**results(target, parts, count), "workers": max(1, resources.inference.workers)}
+    used = sharding.used(resources.inference, len(shards), isinstance(source, Remote))
+    return {**results(target, parts, count), **used}
 
 
 def _table_pays(words: Artifact | None, count: int, resources: Resources) -> bool:
