@@ -162,7 +162,9 @@ class Costs(Section):
     """What each worker computes on, as PyTorch calls the GPU, or `CPU`. The plan reckons with its
     measured throughput, where figures of a benchmark on it are stored (`raythief/throughput.json`),
     else with `gpu_flops` x `utilisation`."""
-    gpu_flops: float = Field(790e12, gt=0)
-    """Peak of one GPU in floating-point operations per second (H100, bfloat16, dense)."""
-    utilisation: float = Field(0.4, gt=0, le=1)
-    """Share of the peak that the model's own operations reach: an assumption until measured."""
+    gpu_flops: float | None = Field(None, gt=0)
+    """Peak of one GPU in floating-point operations per second (bfloat16, dense); null takes the
+    data sheet's, of the devices that are known. Of another device the plan asks for it."""
+    utilisation: float = Field(0.32, gt=0, le=1)
+    """Share of the peak that the model's own operations reach: an assumption until measured. 0.32
+    of an H100's is 40 % of what a product of matrices reaches on it."""

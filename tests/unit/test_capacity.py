@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from ray.util.accelerators import accelerators as names
 
-from raythief import accelerators, capacity, clusters
+from raythief import accelerators, capacity, clusters, pipeline, runs
 from raythief.autoscaling import Growth
-from raythief.config import Resources, Workers
+from raythief.config import Resources, Workers, validate
 from raythief.errors import UserError
 
 
@@ -235,6 +235,45 @@ def test_a_worker_computes_on_what_ray_gave_it(
 
 def test_every_kind_is_one_that_ray_knows():
     assert set(accelerators.MEMORY_GB) <= set(map(str, vars(names).values()))
+
+
+def test_every_stage_that_takes_workers_is_in_the_table() -> None:
+    """What a stage's module takes of ``resources`` is what is checked and planned."""
+    taken = {name for names in runs.WORKERS.values() for name in names}
+    assert {"aligned", "victim_evaluation"} <= taken
+    assert "aligned" in runs.WORKERS["training"]
+    everything = {
+        "name": "x",
+        "extractor": {
+            "model": "bilstm",
+            "bilstm": {"embeddings": {"source": "miniature"}, "parallel": {"source": "miniature"}},
+        },
+        "figure2": {"model": "miniature:english", "real": "xnli"},
+        "victim": {"model": "miniature:english", "training": {"steps": 1}},
+        "real": {"train": {"source": "miniature"}, "fraction": 0.5, "placement": "after"},
+        "corpus": {"source": "miniature"},
+        "evaluation": {"sets": {"xnli": {"source": "miniature", "languages": ["en", "de"]}}},
+    }
+    made = {stage.name for stage in pipeline.stages(validate(everything, "spec")).values()}
+    small = {"encoders", "examples", "vocabulary", "bilstm", "parallel"}
+    assert made - taken == small  # of one CPU each
+
+
+def test_a_stage_is_checked_for_what_it_takes() -> None:
+    spec = validate(
+        {
+            "name": "x",
+            "resources": {
+                "inference": {"workers": 4, "gpus": 1},
+                "training": {"workers": 8, "min_workers": 4, "gpus": 1},
+            },
+        },
+        "spec",
+    )
+    assert runs.needed(spec, "labels") == runs.needed(spec, "extractor") == spec.resources
+    assert runs.needed(spec, "corpus").inference.gpus == 0
+    assert runs.needed(spec, "aligned").training.workers == 1
+    assert runs.needed(spec, "aligned").training.min_workers is None
 
 
 def test_a_cluster_that_loses_its_nodes_in_the_midst_is_told_of_once_each_time(
