@@ -20,8 +20,9 @@ class Workers(Section):
     cpus: float = Field(1.0, gt=0)
     """CPUs of each."""
     gpus: float | None = Field(None, ge=0)
-    """GPUs of each; null takes one where the cluster has any. Several small models share a GPU with
-    a part of one (0.25)."""
+    """GPUs of each; null takes one where the cluster has any or its autoscaler may add some. Where
+    there are none, what would keep CPU workers for over an hour is refused; 0 says that CPUs are
+    meant. Several small models share a GPU with a part of one (0.25)."""
     accelerator: str | None = Field(None, min_length=1)
     """Kind of GPU, as Ray's nodes report it (`H100`, `A100`, `T4`, `AMD-Instinct-MI300X-OAM`); null
     takes any."""
@@ -126,7 +127,7 @@ class Serve(Section):
     cpus: float = Field(1.0, gt=0)
     """CPUs of each copy."""
     gpus: float | None = Field(None, ge=0)
-    """GPUs of each copy; null takes one where the cluster has any."""
+    """GPUs of each copy; null takes one where the cluster has any or may get some."""
     max_pairs_per_batch: int = Field(256, ge=1)
     """Pairs, of all requests that wait, that go through the model together;
     `inference.tokens_per_batch` still bounds each forward pass."""
