@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 
 import pytest
 
-from raythief import cli, config, paper, runs
+from raythief import accelerators, cli, config, paper, planning, runs
+from raythief.artifacts import Storage
 from raythief.config import BILSTM
 from raythief.errors import UserError
 from raythief.sweep import space
@@ -52,6 +54,25 @@ def test_reports_have_places_of_their_own() -> None:
 def test_stages_are_planned_without_network_or_data(name: str) -> None:
     for row in rows(name):
         assert row.lacks or {"extractor", "evaluation", "victim_evaluation"} <= set(row.stages)
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "sweep", "miniature/demo", "miniature/full"])
+def test_only_what_is_large_needs_gpus_or_consent(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerators, "any_there", lambda: False)
+    spec = load(name, "storage=/nonexistent")
+    small = name.startswith("miniature/")
+    with contextlib.nullcontext() if small else pytest.raises(UserError, match="no GPU is there"):
+        planning.check_cpus(runs.rows(spec), Storage.at(spec.storage))
+
+
+@pytest.mark.parametrize("name", ["real_english", "real_figure2"])
+def test_what_is_meant_for_cpus_says_so(name: str) -> None:
+    spec = load(name)
+    assert spec.resources.inference.gpus == 0
+    assert spec.resources.training.gpus == 0 or spec.until == "figure2"  # which trains nothing
+    assert spec.costs.device == "CPU"
 
 
 # --- the paper's rows -------------------------------------------------------------------------
