@@ -13,8 +13,9 @@ from collections.abc import Mapping
 
 import ray
 import torch
-from ray._private.state import state as _state  # what autoscaling may add is told nowhere else
 
+from raythief import autoscaling
+from raythief.autoscaling import Growth
 from raythief.config import Workers
 from raythief.errors import UserError
 
@@ -37,11 +38,24 @@ _SLIVER = 0.001
 
 
 def gpus(workers: Workers) -> float:
-    """GPUs of each worker: what the spec says, else one if a kind is asked for or there are any."""
+    """GPUs of each worker: what the spec says, else one if a kind is asked for or there are any.
+
+    Those that an autoscaler may add count as there, which it adds once workers ask for them.
+    """
     if workers.gpus is not None:
         return workers.gpus
     asked = workers.accelerator is not None or workers.gpu_memory is not None
-    return 1.0 if asked or ray.cluster_resources().get("GPU", 0) else 0.0
+    return 1.0 if asked or any_there() else 0.0
+
+
+def any_there() -> bool:
+    """Whether the connected cluster has a GPU, or may come to have one."""
+    if not ray.is_initialized():
+        return False
+    if ray.cluster_resources().get("GPU", 0):
+        return True
+    more = growth()
+    return more is not None and more.total("GPU") > 0
 
 
 def kind(workers: Workers, field: str = "resources") -> str | None:
@@ -59,9 +73,10 @@ def kind(workers: Workers, field: str = "resources") -> str | None:
     """
     if workers.gpu_memory is None:
         return workers.accelerator
+    more = growth()
     there: set[str] = {
         name.removeprefix(_RESOURCE)
-        for name in (*ray.cluster_resources(), *(growth() or {}))
+        for name in {*ray.cluster_resources(), *(more.units() if more else ())}
         if name.startswith(_RESOURCE)
     }
     enough = [(MEMORY_GB[name], name) for name in there if _memory(name) >= workers.gpu_memory]
@@ -82,6 +97,11 @@ def custom(workers: Workers, field: str = "resources") -> dict[str, float]:
     """What Ray is asked for to have the kind of accelerator: besides CPUs and GPUs."""
     name = kind(workers, field)
     return {} if name is None else {f"{_RESOURCE}{name}": _SLIVER}
+
+
+def without(workers: Workers) -> Workers:
+    """As many workers that need no GPU."""
+    return workers.model_copy(update={"gpus": 0.0, "accelerator": None, "gpu_memory": None})
 
 
 def bundle(workers: Workers, field: str = "resources") -> dict[str, float]:
@@ -106,10 +126,9 @@ def worded(each: Mapping[str, float]) -> str:
     return f"{each['CPU']:g} CPUs and {each['GPU']:g} GPUs{of_kind}"
 
 
-def growth() -> dict[str, float] | None:
-    """What an autoscaled cluster can grow to, as far as it tells; None if it can not grow."""
-    found: dict[str, float] | None = _state.get_max_resources_from_cluster_config()
-    return found
+def growth() -> Growth | None:
+    """What the connected cluster can become; None if it can not grow."""
+    return autoscaling.growth()
 
 
 def device() -> torch.device:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ def build(
     resources: Resources,
     tell: Tell,
 ) -> dict[str, Any]:
-    """Align every language, each in a process of its own.
+    """Align every language, each in a process of its own; in this one where a training works there.
 
     A language's result is written when its model lies there whole, so a run that was killed goes
     on with the languages that have none. Within a language it begins anew.
@@ -182,6 +183,10 @@ def build(
         seed: Seed; each language has a stream of its own.
         resources: Of the training; each language takes as much as one of its workers.
         tell: Told the languages that are done.
+
+    Returns:
+        Results for the manifest: of each of the ``languages`` what ``align`` finds, its ``device``
+        and ``seconds``; ``device``, ``gpus`` of each process, and ``worker_seconds`` of all.
     """
     target.upload(english.local("model"), "model/en")
     cpus = resources.training.cpus
@@ -192,18 +197,36 @@ def build(
     }
     done = len(languages) - len(missing)
     tell(done, len(languages))
+    for language in _aligned(missing, resources):
+        done += 1
+        tell(done, len(languages), language)
+    found = {language: _result(target, language) or {} for language in languages}
+    devices = [one["device"] for one in found.values()]
+    return {
+        "languages": found,
+        "device": devices[0] if devices else None,
+        "gpus": accelerators.gpus(resources.training),
+        "worker_seconds": sum(one.get("seconds", 0.0) for one in found.values()),
+    }
+
+
+def _aligned(missing: Mapping[Language, Sequence[Any]], resources: Resources) -> Iterator[Language]:
+    """Align languages, and yield each as it is done."""
+    how = resources.training
+    if not how.workers:
+        for language, given in missing.items():
+            _align_one(*given)
+            yield language
+        return
     for language, _ in calls.each(
         _align_one,
         missing,
         restarts=resources.restarts,
-        num_cpus=cpus,
-        num_gpus=accelerators.gpus(resources.training),
-        resources=accelerators.custom(resources.training),
+        num_cpus=how.cpus,
+        num_gpus=accelerators.gpus(how),
+        resources=accelerators.custom(how),
     ):
-        done += 1
-        tell(done, len(languages), language)
-    found = {language: _result(target, language) for language in languages}
-    return {"languages": found}
+        yield language
 
 
 def _result(target: Artifact, language: str) -> dict[str, Any] | None:
@@ -224,6 +247,7 @@ def _align_one(
     cpus: float,
 ) -> None:
     """Align one language and write its model."""
+    started = time.monotonic()
     torch.set_num_threads(max(1, int(cpus)))
     device, own = accelerators.device(), words.local(language)
     source = english.local("model")
@@ -238,7 +262,7 @@ def _align_one(
         how,
         [seed, LANGUAGES.index(language)],
     )
-    found["device"] = models.name_of(device)
+    found |= {"device": models.name_of(device), "seconds": round(time.monotonic() - started, 3)}
     with tempfile.TemporaryDirectory() as scratch:
         theirs.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)

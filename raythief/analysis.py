@@ -163,11 +163,12 @@ def embed(
     inference = inference.model_copy(update={"precision": chosen})
     for shard in sharding.cut(pairs.num_rows, inference.rows_per_shard, _PAIRS):
         target.write_table(shard.name, pairs.slice(shard.start, shard.stop - shard.start))
+    shards = sharding.cut(pairs.num_rows, inference.rows_per_shard)
     parts = sharding.run(
         Embedding,
         {"source": source, "inference": inference, "cpus": resources.inference.cpus},
         target,
-        sharding.cut(pairs.num_rows, inference.rows_per_shard),
+        shards,
         resources.inference,
         resources.restarts,
         tell,
@@ -176,7 +177,7 @@ def embed(
         "pairs": pairs.num_rows,
         "tokens": sum(part["tokens"] for part in parts),
         "device": parts[0]["device"],
-        "workers": max(1, resources.inference.workers),
+        **sharding.used(resources.inference, len(shards)),
     }
 
 
@@ -335,7 +336,7 @@ def compare(
         "train": count,
         "distance": distance,
         "device": parts[0]["device"],
-        "workers": max(1, resources.inference.workers),
+        **sharding.used(resources.inference, len(shards)),
         **describe(distances["real"], distances["gibberish"]),
     }
 

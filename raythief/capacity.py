@@ -43,16 +43,16 @@ def check(resources: Resources, groups: Collection[Group] = GROUPS) -> None:
     for name in groups:
         each: Workers = getattr(resources, name)
         bundle = accelerators.bundle(each, f"resources.{name}")  # or no kind has the memory
-        if not each.workers or accelerators.growth() is not None:
-            continue  # what nodes will be like that an autoscaler adds is not known here
+        if not each.workers:
+            continue
         needed, held = _least(resources) if name == "training" else 1, _held(bundle)
         if not held:
-            raise UserError(
+            _say(
                 f"resources.{name}: a worker needs {accelerators.worded(bundle)}, and no node of "
                 "the cluster has them together; ask for less"
             )
-        if held < needed:
-            raise UserError(
+        elif held < needed:
+            _say(
                 f"resources.{name}: a training waits for {needed} workers, each with "
                 f"{accelerators.worded(bundle)}, and the nodes of the cluster hold {held}; ask for "
                 "fewer"
@@ -73,9 +73,10 @@ def trials(resources: Resources, most: int | None) -> int:
     _refuse("a trial", needed)
     check(resources)
     fits = min(have[unit] // amount for unit, amount in needed.items() if amount)
-    if resources.training.workers and accelerators.growth() is None:
+    if resources.training.workers:
         groups = _held(accelerators.bundle(resources.training)) // _least(resources)
         fits = min(fits, groups)
+    fits = max(fits, 1)  # the checks found that one fits, or that it is not known what will come
     return int(fits if most is None else min(fits, most))
 
 
@@ -148,22 +149,30 @@ def _least(resources: Resources) -> int:
 
 
 def _held(bundle: dict[str, float]) -> int:
-    """Workers that the nodes of the cluster hold if they hold nothing else."""
+    """Workers that the cluster, as it is or can grow, holds if it holds nothing else."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(accelerators.held(bundle, node) for node in nodes)
+    now, more = sum(accelerators.held(bundle, node) for node in nodes), accelerators.growth()
+    return max(now, more.holds(lambda node: accelerators.held(bundle, node)) if more else 0)
 
 
 def _refuse(what: str, needed: dict[str, float]) -> None:
     for unit, have in _cluster().items():
         if needed[unit] > have:
-            raise UserError(
+            _say(
                 f"resources: {what} needs {needed[unit]:.3g} {unit}s, and the cluster has "
                 f"{have:g}; ask for fewer workers"
             )
 
 
+def _say(fault: str) -> None:
+    """Raise a fault; where nobody knows what an autoscaler may add, only warn of it."""
+    more = accelerators.growth()
+    if more is None or more.known:
+        raise UserError(fault)
+    log.warning("unless the autoscaler adds more: %s", fault)
+
+
 def _cluster() -> dict[str, float]:
     """What the cluster has, or can grow to."""
-    most = accelerators.growth() or {}
-    now = ray.cluster_resources()
-    return {unit: max(now.get(unit, 0), most.get(unit, 0)) for unit in ("CPU", "GPU")}
+    now, more = ray.cluster_resources(), accelerators.growth()
+    return {unit: max(now.get(unit, 0), more.total(unit) if more else 0) for unit in ("CPU", "GPU")}

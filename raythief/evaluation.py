@@ -95,7 +95,8 @@ def build(
     if remote:
         labeling.write_rejected(target, given)
         kept |= {"answers": [one.path for one, _ in asked], **labeling.tally(given)}
-    return {"sets": found, "workers": max(1, resources.inference.workers), **kept}
+    count = sum(len(one.statistics) for one in given)
+    return {"sets": found, **sharding.used(resources.inference, count, remote), **kept}
 
 
 def _file(place: str) -> str:

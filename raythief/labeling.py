@@ -422,7 +422,9 @@ def build(
     )  # fmt: skip
     for shard in sharding.cut(one.count, inference.rows_per_shard):
         target.write_table(shard.name, given.table.slice(shard.start, shard.stop - shard.start))
-    return {**results(target, one, given), "workers": max(1, resources.inference.workers)}
+    remote = isinstance(source, Remote)
+    used = sharding.used(resources.inference, len(given.statistics), remote)
+    return {**results(target, one, given), **used}
 
 
 def _table_pays(words: Artifact | None, count: int, resources: Resources) -> bool:

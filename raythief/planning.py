@@ -19,15 +19,29 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raythief import building, labeling, metering, models, nli, runs, takeover, throughput
+from raythief import (
+    accelerators,
+    building,
+    labeling,
+    metering,
+    models,
+    nli,
+    runs,
+    takeover,
+    throughput,
+)
 from raythief.artifacts import Storage
 from raythief.config import Costs, Model, Spec, Training, Workers
+from raythief.errors import UserError
 from raythief.stages import Stage
 from raythief.throughput import Kind
 from raythief.training.continuation import endless
 
 FORWARD, TRAINING = 2, 6
 """Operations for each weight and token (Kaplan et al. 2020)."""
+
+CPU_HOURS = 1.0
+"""Hours of CPU workers that a stage may take where nobody said that it is to run on CPUs."""
 
 WORDS_PER_SENTENCE = 25.0
 """Mean length of a sentence of WikiText-103 within the default limits; replaced by the measured
@@ -84,14 +98,25 @@ class Step:
     work: Work
     kind: Kind
     """Which workers build it."""
+    workers: Workers
+    """Those workers."""
     hours: float
     """GPU hours, or hours of workers without one; NaN where the work is not known."""
     clock: float
     """Hours until all workers together are through."""
 
 
-def steps(rows: Sequence[runs.Row], storage: Storage) -> list[Step]:
-    """Every stage of the rows once, in the order of building."""
+def steps(rows: Sequence[runs.Row], storage: Storage, costs: Costs | None = None) -> list[Step]:
+    """Every stage of the rows once, in the order of building.
+
+    Args:
+        rows: Of a spec.
+        storage: Where stages may lie.
+        costs: What to reckon with; None takes each row's own.
+
+    Raises:
+        UserError: nothing is known of a device's speed.
+    """
     users = {stage.fingerprint: (row, stage) for row in rows for stage in row.stages.values()}
     states = building.look([stage for _, stage in users.values()], storage)
     found = []
@@ -104,13 +129,13 @@ def steps(rows: Sequence[runs.Row], storage: Storage) -> list[Step]:
         if _is_built(state) and missing < stage.queries:
             done = replace(done, what=f"{done.what}, {stage.queries - missing:,} there")
         kind: Kind = "training" if stage.name in runs.WORKERS["training"] else "inference"
-        group: Workers = getattr(row.variant.spec.resources, kind)
-        costs = row.variant.spec.costs
-        one = done.flops / speed(costs, kind, group)[0] / 3600
-        hours = one if costs.device == "CPU" else one * (group.gpus or 1)
+        group: Workers = getattr(runs.needed(row.variant.spec, stage.name), kind)
+        priced = costs or row.variant.spec.costs
+        one = done.flops / speed(priced, kind, group)[0] / 3600
+        hours = one if priced.device == "CPU" else one * (group.gpus or 1)
         clock = one / max(1, group.workers)
         found.append(
-            Step(role, owner, stage, state, fault, lacks, missing, done, kind, hours, clock)
+            Step(role, owner, stage, state, fault, lacks, missing, done, kind, group, hours, clock)
         )
     return found
 
@@ -120,14 +145,49 @@ def _is_built(state: building.State) -> bool:
     return state in ("missing", "damaged")
 
 
+def check_cpus(rows: Sequence[runs.Row], storage: Storage) -> None:
+    """Refuse to fall back to CPUs where a model would take long on them, unless the spec says so.
+
+    A stage whose model or data are of unknown size is let pass.
+
+    Raises:
+        UserError: the connected cluster has no GPU and none can come, the spec leaves ``gpus``
+            open, and a stage would take more than ``CPU_HOURS``.
+    """
+    long = [
+        step
+        for step in steps(rows, storage, Costs(device="CPU"))
+        if _is_built(step.state) and step.workers.gpus is None and step.hours > CPU_HOURS
+    ]
+    for step in long:
+        if not accelerators.gpus(step.workers):
+            raise UserError(
+                f"resources.{step.kind}.gpus: no GPU is there or known to come, and the stage "
+                f"`{step.role}` would take about {step.hours:,.0f} hours of CPU workers; set it to "
+                "0 if you mean CPUs, else run where there are GPUs"
+            )
+
+
 def speed(costs: Costs, kind: Kind, group: Workers) -> tuple[float, str]:
-    """Floating-point operations a second of one worker, and where that figure is from."""
+    """Floating-point operations a second of one worker, and where that figure is from.
+
+    Raises:
+        UserError: nothing is known of the device.
+    """
     found = throughput.measured(costs.device, kind)
     if found is None:
-        assumed = costs.gpu_flops * costs.utilisation * (group.gpus or 1)
-        return assumed, (
-            f"assumed, not measured: {costs.utilisation:.0%} of {costs.gpu_flops / 1e12:,.0f} "
-            f"TFLOP/s; no benchmark on {costs.device} is stored"
+        peak, whose = costs.gpu_flops, "costs.gpu_flops"
+        if peak is None:
+            peak, whose = throughput.PEAKS.get(costs.device), "its data sheet"
+        if peak is None:
+            known = ", ".join(sorted({"CPU", *throughput.PEAKS, *throughput.devices()}))
+            raise UserError(
+                f"costs.device: nothing is known of the speed of {costs.device}; give "
+                f"costs.gpu_flops, its peak in dense bfloat16, or one of {known}"
+            )
+        return peak * costs.utilisation * (group.gpus or 1), (
+            f"assumed, not measured: {costs.utilisation:.0%} of the {peak / 1e12:,.0f} TFLOP/s of "
+            f"{whose}; no benchmark on {costs.device} is stored"
         )
     share = group.cpus / found.threads if found.device == "CPU" else group.gpus or 1
     threads = f" with {found.threads} CPU threads" if found.device == "CPU" else ""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raythief import calls, corpora, queries, sharding, vocabulary
+from raythief import accelerators, calls, corpora, queries, sharding, vocabulary
 from raythief.artifacts import WORK, Artifact
 from raythief.config import Spec, TextCleaning
 from raythief.errors import UserError
@@ -88,7 +88,7 @@ def corpus(target: Artifact, spec: Spec, tell: Tell) -> dict[str, Any]:
         {"raw": target, "cleaning": cleaning},
         target,
         sharding.cut(count, PARAGRAPHS_PER_SHARD),
-        spec.resources.inference.model_copy(update={"gpus": 0.0}),
+        accelerators.without(spec.resources.inference),
         spec.resources.restarts,
         tell,
     )
@@ -132,7 +132,7 @@ def gibberish(
         {"words": words, "spec": spec, "seed": seed},
         target,
         sharding.cut(spec.queries.count, QUERIES_PER_FILE),
-        spec.resources.inference.model_copy(update={"gpus": 0.0}),
+        accelerators.without(spec.resources.inference),
         spec.resources.restarts,
         tell,
     )

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from raythief import (
+    accelerators,
     building,
     capacity,
     clusters,
@@ -36,10 +37,17 @@ from raythief.stages import Stage
 from raythief.training import tracking
 
 WORKERS: dict[capacity.Group, tuple[str, ...]] = {
-    "training": ("victim", "extractor", "finetuned"),
-    "inference": ("corpus", "queries", "sanity", "labels", "vectors", "figure2", "evaluation"),
-}
-"""Stages by the workers that build them; others are small."""
+    "training": ("victim", "extractor", "finetuned", "aligned"),
+    "inference": (
+        "corpus", "queries", "sanity", "labels", "vectors", "figure2", "evaluation",
+        "victim_evaluation",
+    ),
+}  # fmt: skip
+"""Stages by the workers that build them; others take a process of one CPU each."""
+_TEXT = ("corpus", "queries")
+"""Those that need no GPU whatever the spec says."""
+_ASK = ("labels", "sanity", "victim_evaluation")
+"""Those that ask the victim, which may be an API."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +199,7 @@ def _cluster_for(wanted: Sequence[Row], storage: Storage, address: str | None) -
             _check_workers(_missing(wanted, storage))
 
     with clusters.connect(address):
-        check()
+        check_workers(wanted, storage)
         with capacity.told_of(check):
             yield
 
@@ -200,9 +208,13 @@ def check_workers(wanted: Sequence[Row], storage: Storage) -> None:
     """Compare what the stages that have yet to be built need with the cluster that is connected.
 
     Raises:
-        UserError: it does not hold the workers of such a stage.
+        UserError: it does not hold the workers of such a stage, or has no GPU for one that would
+            take long without.
     """
+    from raythief import planning  # which plans rows
+
     _check_workers(_missing(wanted, storage))
+    planning.check_cpus(wanted, storage)
 
 
 def _missing(wanted: Sequence[Row], storage: Storage) -> list[tuple[Resources, str]]:
@@ -210,18 +222,33 @@ def _missing(wanted: Sequence[Row], storage: Storage) -> list[tuple[Resources, s
     every = [stage for row in wanted for stage in row.stages.values()]
     missing = {stage.fingerprint for stage in building.to_be_built(every, storage)}
     return [
-        (row.variant.spec.resources, stage.name)
+        (needed(row.variant.spec, stage.name), stage.name)
         for row in wanted
         for stage in row.stages.values()
         if stage.fingerprint in missing
     ]
 
 
+def needed(spec: Spec, name: str) -> Resources:
+    """A spec's resources as far as one stage needs them."""
+    resources = spec.resources
+    asks = spec.victim.api is not None and name in _ASK and resources.inference.gpus is None
+    if name in _TEXT or asks:
+        workers = accelerators.without(resources.inference)
+        return resources.model_copy(update={"inference": workers})
+    if name == "aligned" and resources.training.workers:  # a process for each language, in turn
+        one = resources.training.model_copy(update={"workers": 1, "min_workers": None})
+        return resources.model_copy(update={"training": one})
+    return resources
+
+
 def _check_workers(missing: Sequence[tuple[Resources, str]]) -> None:
     for group, names in WORKERS.items():
-        needed = [resources for resources, name in missing if name in names]
-        for resources in needed[:1] + [r for r in needed[1:] if r != needed[0]]:
-            capacity.check(resources, (group,))
+        checked: list[Resources] = []
+        for resources, name in missing:
+            if name in names and resources not in checked:
+                checked.append(resources)
+                capacity.check(resources, (group,))
 
 
 def run(

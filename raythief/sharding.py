@@ -154,6 +154,8 @@ def run(
     if missing and done:
         log.info("%s: going on after %d of %d rows", target.path, done, total)
     tell(done, total)
+    if remote and workers.gpus is None:
+        workers = accelerators.without(workers)  # who only waits needs no GPU
     if missing:
         rate = Rate("rows")
         fault = ""
@@ -175,6 +177,22 @@ def run(
     found = [statistics(target, shard) for shard in shards]
     assert all(entry is not None for entry in found), "Ray Data ended with shards missing"
     return [entry for entry in found if entry is not None]
+
+
+def pool_size(workers: Workers, shards: int) -> int:
+    """Actors that so many shards keep busy; 0 where the process at hand does the work."""
+    return min(workers.workers, shards)
+
+
+def used(workers: Workers, shards: int, remote: bool = False) -> dict[str, float]:
+    """What ``run`` takes for so many shards, for the manifest: ``workers``, and ``gpus`` of each.
+
+    A run that goes on after a crash with fewer shards than it has workers takes fewer of them; its
+    manifest names those that it began with.
+    """
+    if remote and workers.gpus is None:
+        workers = accelerators.without(workers)
+    return {"workers": max(1, pool_size(workers, shards)), "gpus": accelerators.gpus(workers)}
 
 
 def statistics(target: Artifact, shard: Shard) -> dict[str, Any] | None:
@@ -285,7 +303,7 @@ def _stream(
     at_once: int,
 ) -> Iterator[dict[str, Any]]:
     """Yield the answer of each shard as it is done."""
-    size, kind = min(workers.workers, len(shards)), accelerators.custom(workers)
+    size, kind = pool_size(workers, len(shards)), accelerators.custom(workers)
     rows = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
     done = rows.map_batches(
         worker,

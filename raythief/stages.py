@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from raythief import __version__
+from raythief import __version__, worktime
 from raythief.answers import Answers
 from raythief.artifacts import Artifact, DamagedError, Storage
 from raythief.leases import lease
@@ -123,14 +123,15 @@ class Stage:
             for given in inputs.values():
                 given.verify()
             started = time.time()
-            results = self.build(artifact, inputs, tell)
+            with worktime.counted(artifact) as seconds:
+                results = self.build(artifact, inputs, tell)
             artifact.finish(
                 {
                     "stage": self.name,
                     "fingerprint": self.fingerprint,
                     **self.identity,
                     "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started)),
-                    "seconds": round(time.time() - started, 3),
+                    "seconds": round(seconds(), 3),
                     "versions": versions(),
                     "results": results,
                 }

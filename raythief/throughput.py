@@ -18,6 +18,22 @@ Kind = Literal["inference", "training"]
 FILE = "throughput.json"
 
 
+PEAKS = {
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L4": 121e12,
+}
+"""Peak of a GPU, as PyTorch calls it, in floating-point operations a second: bfloat16 on tensor
+cores, dense, by NVIDIA's data sheets of the H100, H200, A100, L40S and L4. Some of them give twice
+as many, "with sparsity"."""
+
+
 @dataclass(frozen=True)
 class Throughput:
     """What one worker reached in a benchmark."""
@@ -50,3 +66,8 @@ def stored() -> tuple[Throughput, ...]:
 def measured(device: str, work: Kind) -> Throughput | None:
     """The figures of a device, if there are any."""
     return next((one for one in stored() if (one.device, one.work) == (device, work)), None)
+
+
+def devices() -> set[str]:
+    """Devices of which there are figures."""
+    return {one.device for one in stored()}

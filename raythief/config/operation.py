@@ -20,8 +20,9 @@ class Workers(Section):
     cpus: float = Field(1.0, gt=0)
     """CPUs of each."""
     gpus: float | None = Field(None, ge=0)
-    """GPUs of each; null takes one where the cluster has any. Several small models share a GPU with
-    a part of one (0.25)."""
+    """GPUs of each; null takes one where the cluster has any or its autoscaler may add some. Where
+    there are none, what would keep CPU workers for over an hour is refused; 0 says that CPUs are
+    meant. Several small models share a GPU with a part of one (0.25)."""
     accelerator: str | None = Field(None, min_length=1)
     """Kind of GPU, as Ray's nodes report it (`H100`, `A100`, `T4`, `AMD-Instinct-MI300X-OAM`); null
     takes any."""
@@ -126,7 +127,7 @@ class Serve(Section):
     cpus: float = Field(1.0, gt=0)
     """CPUs of each copy."""
     gpus: float | None = Field(None, ge=0)
-    """GPUs of each copy; null takes one where the cluster has any."""
+    """GPUs of each copy; null takes one where the cluster has any or may get some."""
     max_pairs_per_batch: int = Field(256, ge=1)
     """Pairs, of all requests that wait, that go through the model together;
     `inference.tokens_per_batch` still bounds each forward pass."""
@@ -162,7 +163,9 @@ class Costs(Section):
     """What each worker computes on, as PyTorch calls the GPU, or `CPU`. The plan reckons with its
     measured throughput, where figures of a benchmark on it are stored (`raythief/throughput.json`),
     else with `gpu_flops` x `utilisation`."""
-    gpu_flops: float = Field(790e12, gt=0)
-    """Peak of one GPU in floating-point operations per second (H100, bfloat16, dense)."""
-    utilisation: float = Field(0.4, gt=0, le=1)
-    """Share of the peak that the model's own operations reach: an assumption until measured."""
+    gpu_flops: float | None = Field(None, gt=0)
+    """Peak of one GPU in floating-point operations per second (bfloat16, dense); null takes the
+    data sheet's, of the devices that are known. Of another device the plan asks for it."""
+    utilisation: float = Field(0.32, gt=0, le=1)
+    """Share of the peak that the model's own operations reach: an assumption until measured. 0.32
+    of an H100's is 40 % of what a product of matrices reaches on it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from raythief.config import Spec, Workers
+from raythief import worktime
+from raythief.config import Spec
 from raythief.report import figures
 from raythief.report.blocks import (
     DASH,
@@ -26,7 +27,6 @@ from raythief.report.results import Training
 
 PURCHASES = ("labels", "sanity", "victim_evaluation")
 """Stages that may have asked a victim which counts its answers."""
-_NO_GPU = ("cpu", "api")
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ def purchases(run: Run) -> list[Purchase]:
 def hours(run: Run) -> list[Hours]:
     """What every artifact of the run took, each once.
 
-    A worker without a GPU counts for one, however many CPUs it has. How many workers there were is
-    in the manifests of trainings and of what asks a model; other stages count for one. A shorter
-    training that another went on from is among them, though no row may have it.
+    How many workers there were, with how many GPUs, is in the manifests of trainings, alignments
+    and of what asks a model; other stages count for one (``worktime.hours``). A shorter training
+    that another went on from is among them, though no row may have it.
     """
     used = [
         (stage, artifact, rows)
@@ -85,14 +85,14 @@ def hours(run: Run) -> list[Hours]:
     known = {artifact.path for _, artifact, _ in used}
     taken = []
     for stage, artifact, rows in used:
-        spec, results = _spec(run, rows[0]), artifact.results
-        taken.append(_hours(stage, artifact, _built(run, stage, artifact, rows), spec))
+        results = artifact.results
+        taken.append(_hours(stage, artifact, _built(run, stage, artifact, rows)))
         before = results.continues if isinstance(results, Training) else None
         if before is not None and before.path not in known:
             known.add(before.path)
             manifest = artifact.manifest.model_copy(update={"seconds": before.seconds})
             shorter = replace(artifact, path=before.path, manifest=manifest)
-            taken.append(_hours(stage, shorter, False, spec))
+            taken.append(_hours(stage, shorter, False))
     return taken
 
 
@@ -283,15 +283,9 @@ def _built(run: Run, stage: str, artifact: Artifact, rows: list[Row]) -> bool:
     return any(not row.stages[stage].reused for row in rows)
 
 
-def _hours(stage: str, artifact: Artifact, built: bool, spec: Spec) -> Hours:
-    results, usage = artifact.results, artifact.usage
-    trained = isinstance(results, Training)
-    workers = results.speed.workers if isinstance(results, Training) else usage.workers
-    taken = (artifact.manifest.seconds or 0.0) / 3600 * (workers or 1)
-    if usage.device is None or usage.device.casefold() in _NO_GPU:
-        return Hours(stage, artifact, built, taken, 0.0)
-    group: Workers = spec.resources.training if trained else spec.resources.inference
-    return Hours(stage, artifact, built, 0.0, taken * (1.0 if group.gpus is None else group.gpus))
+def _hours(stage: str, artifact: Artifact, built: bool) -> Hours:
+    taken = worktime.hours(artifact.manifest.seconds or 0.0, artifact.usage.model_dump())
+    return Hours(stage, artifact, built, taken.cpu, taken.gpu)
 
 
 def _spec(run: Run, row: Row) -> Spec:

@@ -37,6 +37,16 @@ class Vocabulary(Part):
     most_common: tuple[str, ...] = ()
 
 
+class Speed(Part):
+    """How fast a training was."""
+
+    workers: Annotated[int, Field(ge=1)] | None = None
+    mean_workers: Annotated[float, Field(ge=1)] | None = None
+    """Over its time, as an elastic training may lose some and get others."""
+    tokens_per_second: float | None = None
+    utilisation: float | None = None
+
+
 class Usage(Part):
     """What a stage used up, whatever its results are."""
 
@@ -46,6 +56,12 @@ class Usage(Part):
     tokens: int | None = None
     device: str | None = None
     workers: Annotated[int, Field(ge=1)] | None = None
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    """Of each worker."""
+    worker_seconds: Annotated[float, Field(ge=0)] | None = None
+    """Of all workers together, where they did not work all the while."""
+    speed: Speed | None = None
+    """Of a training."""
 
 
 class Labels(Part):
@@ -83,14 +99,6 @@ class Selected(Part):
     metric: str
     step: int
     score: Share
-
-
-class Speed(Part):
-    """How fast a training was."""
-
-    workers: Annotated[int, Field(ge=1)] | None = None
-    tokens_per_second: float | None = None
-    utilisation: float | None = None
 
 
 class Continues(Part):

@@ -238,9 +238,10 @@ def _preflight(
     found = _look(client, package, console)
     if "error" in found:
         raise UserError(f"on the cluster: {found['error']}")
+    most = f" (up to {found['most']:g})" if "most" in found else ""
     lines = {
         "cluster": f"Ray {ray.__version__}, Python {found['python']}, {found['nodes']} nodes, "
-        f"{found['CPU']:g} CPUs, {found['GPU']:g} GPUs",
+        f"{found['CPU']:g} CPUs, {found['GPU']:g} GPUs{most}",
         "package": f"{package.bytes / 2**20:.1f} MiB in {len(package.files)} files",
         "storage": f"{storage}, the same from each node",
     }

@@ -51,7 +51,8 @@ def look(command: str, path: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Find what would stop the job, with this process its driver.
 
     Returns:
-        ``python`` (its version), ``nodes``, and the cluster's ``CPU`` and ``GPU``.
+        ``python`` (its version), ``nodes``, the cluster's ``CPU`` and ``GPU``, and ``most``: the
+        GPUs that it may come to have where it can grow.
 
     Raises:
         ImportError: a dependency is missing here.
@@ -60,7 +61,7 @@ def look(command: str, path: str, overrides: Sequence[str]) -> dict[str, Any]:
     """
     import ray
 
-    from raythief import clusters, config, runs
+    from raythief import accelerators, clusters, config, runs
     from raythief import sweep as sweeping
     from raythief.artifacts import Storage
 
@@ -74,11 +75,12 @@ def look(command: str, path: str, overrides: Sequence[str]) -> dict[str, Any]:
             runs.check(rows, storage, spec.costs.budget)
             runs.check_workers(rows, storage)
         _check_nodes(nodes, spec.storage)
-        units = ray.cluster_resources()
+        units, more = ray.cluster_resources(), accelerators.growth()
     return {
         "python": platform.python_version(),
         "nodes": len(nodes),
         **{unit: units.get(unit, 0) for unit in ("CPU", "GPU")},
+        **({"most": more.total("GPU")} if more and more.known else {}),
     }
 
 

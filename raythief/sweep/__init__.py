@@ -39,7 +39,7 @@ from ray import tune
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from rich.console import Console
 
-from raythief import building, capacity, clusters, pipeline, runs
+from raythief import building, capacity, clusters, pipeline, planning, runs
 from raythief.artifacts import Storage
 from raythief.config import Spec, Variant
 from raythief.errors import UserError
@@ -77,13 +77,14 @@ def run(
         update={"storage": storage.uri, "data_root": str(spec.root.resolve()), "variants": {}}
     )
     points = _points(spec)
-    made = _rows(spec, points or _ends(spec))
-    runs.check(made, storage, spec.costs.budget)
+    planned = _rows(spec, points or _ends(spec))
+    runs.check(planned, storage, spec.costs.budget)
     total = len(points) or spec.sweep.samples
     with clusters.connect(address):
+        planning.check_cpus(planned, storage)
         concurrent = capacity.trials(spec.resources, spec.sweep.concurrent)
         shared = space.shared(spec)
-        every = [stage for row in made for stage in row.stages.values()]
+        every = [stage for row in planned for stage in row.stages.values()]
         meter = building.meter(every, storage, spec.costs)
         with Display(console) as display:
             _build(shared, storage, display, spec.resources.concurrent_stages, spec.costs)
@@ -102,8 +103,9 @@ def check(spec: Spec) -> None:
         UserError: as ``run`` would.
     """
     _check(spec)
-    made = _rows(spec, _points(spec) or _ends(spec))
-    runs.check(made, Storage.at(spec.storage), spec.costs.budget)
+    made, storage = _rows(spec, _points(spec) or _ends(spec)), Storage.at(spec.storage)
+    runs.check(made, storage, spec.costs.budget)
+    planning.check_cpus(made, storage)
     capacity.trials(spec.resources, spec.sweep.concurrent)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ray import tune
 
-from raythief import building, clusters, pipeline
+from raythief import building, clusters, pipeline, worktime
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Spec
 from raythief.progress import Tell, Watch, silent
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 WATCHED = ("extractor", "finetuned")
 """Roles of the trainings that are a trial's own."""
+TRAININGS = (*WATCHED, "aligned")
+"""Roles of what a trial trains, which it is priced by."""
 SAY_EVERY_S = 1.0
 """How often a trial leaves word of how far it is."""
 
@@ -109,7 +111,7 @@ class Trial(tune.Trainable):
         watch = _Judge(self) if self.spec.sweep.asha else None
         built: dict[str, Any] = {}
         collapse: list[str] = []
-        seconds = 0.0
+        gpu_hours = 0.0
         stages = pipeline.stages(spec)
         states = building.look(stages.values(), storage)
         final = [role for role in stages if role in WATCHED][-1]
@@ -125,10 +127,10 @@ class Trial(tune.Trainable):
             artifact, new = stage.ensure(storage, tell)
             built[role] = {"path": artifact.path, "reused": not new}
             manifest = artifact.verify()
+            if role in TRAININGS:
+                gpu_hours += _gpu_hours(manifest)
             if role in WATCHED:
                 collapse += manifest["results"]["collapse"]
-                before = manifest["results"]["continues"]  # which it would have gone through
-                seconds += manifest["seconds"] + (before["seconds"] if before else 0.0)
                 if watch is not None:
                     if not new:
                         watch.replay(artifact)
@@ -140,7 +142,7 @@ class Trial(tune.Trainable):
             "objective": _judged(scores, self.spec.sweep.objective),
             "scores": scores,
             "collapse": collapse,
-            "usd": _price(spec, seconds),
+            "usd": _price(spec, gpu_hours),
             "stages": built,
         }
 
@@ -224,9 +226,14 @@ def _judged(scores: Mapping[str, float], objective: str) -> float:
     return scores.get(objective, scores[objective.partition("/")[0]])
 
 
-def _price(spec: Spec, seconds: float) -> float:
+def _gpu_hours(manifest: Mapping[str, Any]) -> float:
+    """GPU hours of a training, with those of a shorter one that it would have gone through."""
+    before = manifest["results"].get("continues")
+    seconds = manifest["seconds"] + (before["seconds"] if before else 0.0)
+    return worktime.hours(seconds, manifest["results"]).gpu
+
+
+def _price(spec: Spec, gpu_hours: float) -> float:
     """Dollars for the queries that a configuration needs, and for training on them."""
     bought = 0 if spec.real.placement == "only" else spec.learned_queries + spec.held_back
-    gpus = (spec.resources.training.gpus or 0) * max(1, spec.resources.training.workers)
-    hours = seconds / 3600 * gpus
-    return bought * spec.costs.query_usd + hours * spec.costs.gpu_hour_usd
+    return bought * spec.costs.query_usd + gpu_hours * spec.costs.gpu_hour_usd

@@ -104,6 +104,7 @@ def worker_loop(config: Mapping[str, Any]) -> None:
             learning_rate=schedule.rate(step),
             tokens=int(lengths[rows].sum()),
             seconds=now - mark,
+            workers=world,
         )
         mark, state.step = now, step + 1
 
@@ -310,6 +311,7 @@ def _speed(
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return {
         "workers": world,
+        "mean_workers": _mean_workers(steps, world),
         "tokens": sum(one["tokens"] for one in steps),
         "tokens_per_second": per_second,
         "padding_share": 1 - tokens / sum(one["padded_tokens"] for one in counted),
@@ -318,3 +320,9 @@ def _speed(
         "utilisation": per_second * flops / (peak * world),
         "peak_memory_bytes": memory,
     }
+
+
+def _mean_workers(steps: list[dict[str, Any]], world: int) -> float:
+    """Workers over the time of all steps; ``world`` in steps of older versions, which tell none."""
+    seconds = sum(one["seconds"] for one in steps)
+    return float(sum(one["seconds"] * one.get("workers", world) for one in steps) / seconds)

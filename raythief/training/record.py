@@ -47,6 +47,8 @@ class Record(Step):
     """Of all workers, padding counted."""
     seconds: float
     """Wall time. On a GPU the steps between two settlements share theirs unevenly."""
+    workers: int
+    """That shared the step: an elastic training may lose some and get others."""
 
 
 class Recorder:

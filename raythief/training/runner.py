@@ -51,8 +51,8 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
         Results for the manifest: ``examples``, ``steps``, ``final_loss``, ``history``,
         ``label_counts``, ``majority_rate``, ``collapse`` (its signs),
         ``selection``, ``ended`` (why before its last step), ``continues`` (the shorter training
-        that it went on from), ``device`` and ``speed``. The model lies in the artifact's ``model``
-        folder.
+        that it went on from), ``device``, ``speed`` and ``gpus`` (of each worker). The model lies
+        in the artifact's ``model`` folder.
 
     Raises:
         StoppedError: ``tell`` is a ``Watch`` that did not want it to go on. Its checkpoint is kept.
@@ -76,7 +76,7 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
         if content is None:
             raise StoppedError
         found |= json.loads(content)
-    return found
+    return {**found, "gpus": accelerators.gpus(job.resources.training)}
 
 
 def _trainer(job: Job, config: dict[str, Any]) -> ray.train.torch.TorchTrainer:

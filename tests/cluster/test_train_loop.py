@@ -164,7 +164,8 @@ def test_shards_on_two_workers_with_activations_computed_twice_learn_the_same(
     )
     early = [point["loss"] for point in results["history"][:30]]  # later, rounding is amplified
     assert early == pytest.approx([p["loss"] for p in plain[1]["history"][:30]], rel=1e-3)
-    assert results["speed"]["workers"] == 2
+    assert results["speed"]["workers"] == results["speed"]["mean_workers"] == 2
+    assert results["gpus"] == 0.0
 
 
 def test_the_best_weights_are_kept_and_patience_ends_a_training(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 import time
@@ -13,21 +14,28 @@ from typing import Any
 import pytest
 from ray.util.accelerators import accelerators as names
 
-from raythief import accelerators, capacity, clusters
-from raythief.config import Resources, Workers
+from raythief import accelerators, capacity, clusters, pipeline, runs
+from raythief.autoscaling import Growth
+from raythief.config import Resources, Workers, validate
 from raythief.errors import UserError
 
 
 def cluster(
-    monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float], most: dict[str, int] | None = None
+    monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float], growth: Growth | None = None
 ) -> None:
-    """A cluster of nodes, each some CPUs and GPUs, that can grow to ``most``."""
+    """A cluster of nodes, each some CPUs and GPUs, that can grow."""
     units = {unit for node in nodes for unit in node}
     total = {unit: sum(node.get(unit, 0) for node in nodes) for unit in units}
     monkeypatch.setattr(capacity.ray, "cluster_resources", lambda: total)
     alive = [{"Alive": True, "Resources": node} for node in nodes]
     monkeypatch.setattr(capacity.ray, "nodes", lambda: alive)
-    monkeypatch.setattr(accelerators, "growth", lambda: most)
+    monkeypatch.setattr(capacity.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(accelerators, "growth", lambda: growth)
+
+
+def grown(*types: tuple[dict[str, float], int], most: float = math.inf, **of: bool) -> Growth:
+    """A head of two CPUs and so many nodes of each type."""
+    return Growth((({"CPU": 2.0}, 1), *types), most, **of)
 
 
 def box(kind: str, gpus: int = 4) -> dict[str, float]:
@@ -70,8 +78,8 @@ def test_gpus_bound_trials_too(monkeypatch: pytest.MonkeyPatch):
 
 def test_what_an_autoscaler_may_add_counts(monkeypatch: pytest.MonkeyPatch):
     wanted = resources(training={"workers": 4, "cpus": 8})
-    cluster(monkeypatch, {"CPU": 2.0}, most={"CPU": 100})
-    assert capacity.trials(wanted, None) == 3
+    cluster(monkeypatch, {"CPU": 2.0}, growth=grown(({"CPU": 16.0}, 6)))
+    assert capacity.trials(wanted, None) == 3  # 98 CPUs, 32 and a little for each
     cluster(monkeypatch, {"CPU": 2.0})
     with pytest.raises(UserError, match="a trial needs 32 CPUs, and the cluster has 2; ask for"):
         capacity.trials(wanted, None)
@@ -133,10 +141,45 @@ def test_the_smallest_kind_with_memory_enough_is_taken(
 
 
 def test_a_kind_that_an_autoscaler_may_add_is_asked_for(monkeypatch: pytest.MonkeyPatch):
-    cluster(monkeypatch, {"CPU": 2.0}, most={"CPU": 66, "GPU": 8, "accelerator_type:H100": 1})
+    cluster(monkeypatch, {"CPU": 2.0}, growth=grown((box("H100"), 2), (box("T4"), 9)))
     wanted = resources(training={"workers": 8, "gpu_memory": 80})
     assert accelerators.kind(wanted.training) == "H100"
     capacity.check(wanted)
+    with pytest.raises(UserError, match=r"waits for 9 workers, .* the nodes of the cluster hold 8"):
+        capacity.check(resources(training={"workers": 9, "gpu_memory": 80}))
+
+
+def test_gpus_that_an_autoscaler_may_add_are_asked_for(monkeypatch: pytest.MonkeyPatch):
+    """A cluster that begins with a head without GPUs, as cluster/aws.yaml does."""
+    head = {"CPU": 8.0}
+    cluster(monkeypatch, head)
+    assert accelerators.bundle(Workers()) == {"CPU": 1.0, "GPU": 0.0}
+    cluster(monkeypatch, head, growth=grown((box("L4", 1), 8)))
+    assert accelerators.bundle(Workers()) == {"CPU": 1.0, "GPU": 1.0}
+    capacity.check(resources(inference={"workers": 8}, training={"workers": 8}))
+    assert capacity.trials(resources(training={"workers": 4}), None) == 2
+    with pytest.raises(UserError, match="a training needs 9 GPUs, and the cluster has 8"):
+        capacity.check(resources(training={"workers": 9}))
+    with pytest.raises(UserError, match="no node of the cluster has them together"):
+        capacity.check(resources(inference={"gpus": 2}))
+
+
+def test_no_more_nodes_come_than_the_autoscaler_may_have_in_all(monkeypatch: pytest.MonkeyPatch):
+    cluster(monkeypatch, growth=grown((box("L4", 1), 8), (box("L4", 4), 2), most=4))
+    capacity.check(resources(training={"workers": 10}))  # 4 + 4 + 1 + 1
+    with pytest.raises(UserError, match="a training needs 11 GPUs, and the cluster has 10"):
+        capacity.check(resources(training={"workers": 11}))
+
+
+def test_what_nobody_knows_is_warned_of_and_not_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    wanted = resources(training={"workers": 2, "gpus": 1})
+    cluster(monkeypatch, {"CPU": 8.0}, growth=Growth(known=False))
+    capacity.check(wanted)
+    assert capacity.trials(wanted, None) == 1
+    assert "unless the autoscaler adds more: resources: a training needs 2 GPUs" in caplog.text
+    assert accelerators.gpus(Workers()) == 0.0
 
 
 def test_memory_that_no_kind_has_is_refused(monkeypatch: pytest.MonkeyPatch):
@@ -192,6 +235,45 @@ def test_a_worker_computes_on_what_ray_gave_it(
 
 def test_every_kind_is_one_that_ray_knows():
     assert set(accelerators.MEMORY_GB) <= set(map(str, vars(names).values()))
+
+
+def test_every_stage_that_takes_workers_is_in_the_table() -> None:
+    """What a stage's module takes of ``resources`` is what is checked and planned."""
+    taken = {name for names in runs.WORKERS.values() for name in names}
+    assert {"aligned", "victim_evaluation"} <= taken
+    assert "aligned" in runs.WORKERS["training"]
+    everything = {
+        "name": "x",
+        "extractor": {
+            "model": "bilstm",
+            "bilstm": {"embeddings": {"source": "miniature"}, "parallel": {"source": "miniature"}},
+        },
+        "figure2": {"model": "miniature:english", "real": "xnli"},
+        "victim": {"model": "miniature:english", "training": {"steps": 1}},
+        "real": {"train": {"source": "miniature"}, "fraction": 0.5, "placement": "after"},
+        "corpus": {"source": "miniature"},
+        "evaluation": {"sets": {"xnli": {"source": "miniature", "languages": ["en", "de"]}}},
+    }
+    made = {stage.name for stage in pipeline.stages(validate(everything, "spec")).values()}
+    small = {"encoders", "examples", "vocabulary", "bilstm", "parallel"}
+    assert made - taken == small  # of one CPU each
+
+
+def test_a_stage_is_checked_for_what_it_takes() -> None:
+    spec = validate(
+        {
+            "name": "x",
+            "resources": {
+                "inference": {"workers": 4, "gpus": 1},
+                "training": {"workers": 8, "min_workers": 4, "gpus": 1},
+            },
+        },
+        "spec",
+    )
+    assert runs.needed(spec, "labels") == runs.needed(spec, "extractor") == spec.resources
+    assert runs.needed(spec, "corpus").inference.gpus == 0
+    assert runs.needed(spec, "aligned").training.workers == 1
+    assert runs.needed(spec, "aligned").training.min_workers is None
 
 
 def test_a_cluster_that_loses_its_nodes_in_the_midst_is_told_of_once_each_time(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from raythief import cli, config, corpora, paper, runs
+from raythief import accelerators, cli, config, corpora, paper, planning, runs
+from raythief.artifacts import Storage
 from raythief.config import BILSTM
 from raythief.errors import UserError
 from raythief.sweep import space
@@ -95,6 +97,25 @@ def test_specs_with_recorded_results_keep_the_words_that_these_were_made_of(name
         corpus, words = variant.spec.corpus, variant.spec.vocabulary
         assert words.min_count == 1
         assert corpus.source == "miniature" or corpus.cleaning in ("wikitext", "plain")
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "sweep", "miniature/demo", "miniature/full"])
+def test_only_what_is_large_needs_gpus_or_consent(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerators, "any_there", lambda: False)
+    spec = load(name, "storage=/nonexistent")
+    small = name.startswith("miniature/")
+    with contextlib.nullcontext() if small else pytest.raises(UserError, match="no GPU is there"):
+        planning.check_cpus(runs.rows(spec), Storage.at(spec.storage))
+
+
+@pytest.mark.parametrize("name", ["real_english", "real_figure2"])
+def test_what_is_meant_for_cpus_says_so(name: str) -> None:
+    spec = load(name)
+    assert spec.resources.inference.gpus == 0
+    assert spec.resources.training.gpus == 0 or spec.until == "figure2"  # which trains nothing
+    assert spec.costs.device == "CPU"
 
 
 # --- the paper's rows -------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import shutil
 import socket
 import sys
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from raythief import planning, runs, throughput
+from conftest import SMALL
+from raythief import accelerators, planning, runs, throughput
 from raythief import sweep as sweeping
 from raythief.artifacts import Storage
 from raythief.config import Spec, merge, nest, validate
@@ -144,7 +146,7 @@ def test_a_device_without_a_benchmark_is_assumed_and_that_is_said(tmp_path: Path
     given = spec(tmp_path, costs={"device": "abacus", "gpu_flops": 2e15, "utilisation": 0.25})
     text = shown(given)
     assert "no benchmark on abacus is stored" in text
-    assert text.count("500 TFLOP/s, assumed, not measured: 25% of 2,000 TFLOP/s") == 2
+    assert text.count("500 TFLOP/s, assumed, not measured: 25% of the 2,000 TFLOP/s of ") == 2
     assert "measured on" not in text
     hours = sum(work.flops for work in works(given).values()) / 0.5e15 / 3600
     assert f"GPU hours: {hours:,.1f} on abacus" in text
@@ -174,9 +176,79 @@ def test_half_measured_is_half_assumed(tmp_path: Path, monkeypatch: pytest.Monke
         "H", "training", 16, "large", "bfloat16", 2e5, 4e14, "2030-01-01", "python b.py", "b.json"
     )  # fmt: skip
     monkeypatch.setattr(throughput, "stored", lambda: (one,))
-    text = shown(spec(tmp_path, costs__device="H"))
+    text = shown(spec(tmp_path, costs={"device": "H", "gpu_flops": 1e15}))
     assert "training, 1 x 400 TFLOP/s, measured on 2030-01-01" in text
-    assert "inference, 1 x 316 TFLOP/s, assumed" in text
+    assert "inference, 1 x 320 TFLOP/s, assumed" in text
+
+
+def test_a_known_device_is_reckoned_by_its_data_sheet(tmp_path: Path):
+    def flops(**costs: Any) -> str:
+        lines = shown(spec(tmp_path, costs=costs)).splitlines()
+        return next(line for line in lines if "inference, 1 x" in line)
+
+    assert "316 TFLOP/s, assumed, not measured: 32% of the 989 TFLOP/s of its data" in flops()
+    assert "32% of the 121 TFLOP/s of its data sheet" in flops(device="NVIDIA L4")
+    assert "32% of the 50 TFLOP/s of costs.gpu_flops" in flops(device="NVIDIA L4", gpu_flops=5e13)
+
+
+def test_a_device_that_nobody_knows_is_refused_in_a_sentence(tmp_path: Path):
+    name = "NVIDIA GeForce RTX 4090"
+    with pytest.raises(UserError) as caught:
+        shown(spec(tmp_path, costs__device=name))
+    said = f"costs.device: nothing is known of the speed of {name}; give costs.gpu_flops, its peak"
+    assert str(caught.value).startswith(said)
+    assert "NVIDIA H200" in str(caught.value)
+    assert f"on {name}" in shown(spec(tmp_path, costs={"device": name, "gpu_flops": 165e12}))
+
+
+# --- CPUs that nobody asked for ---------------------------------------------------------------
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerators, "any_there", lambda: False)
+
+
+def check_cpus(given: Spec, *only: str) -> None:
+    planning.check_cpus(runs.rows(given, only), Storage.at(given.storage))
+
+
+def test_hours_on_cpus_need_consent(no_gpu: None, tmp_path: Path):
+    with pytest.raises(UserError) as caught:
+        check_cpus(spec(tmp_path))
+    found = re.fullmatch(
+        r"resources\.inference\.gpus: no GPU is there or known to come, and the stage "
+        r"`victim_evaluation` would take about [\d,]+ hours of CPU workers; set it to 0 if "
+        r"you mean CPUs, else run where there are GPUs",
+        str(caught.value),
+    )
+    assert found
+    agreed = {"inference": {"gpus": 0}}
+    with pytest.raises(UserError, match=r"resources\.training\.gpus: .* the stage `extractor`"):
+        check_cpus(spec(tmp_path, resources=agreed))
+    check_cpus(spec(tmp_path, resources={**agreed, "training": {"gpus": 0}}))
+
+
+def test_what_is_small_or_of_unknown_size_or_there_needs_no_consent(no_gpu: None, tmp_path: Path):
+    little = {
+        "queries.count": 50,
+        "extractor.training": {"steps": 1, "batch_size": 8},
+        "evaluation.sets": {"mine": {"source": "miniature", "count": 30}},
+    }
+    check_cpus(spec(tmp_path, nest(little)))
+    check_cpus(spec(tmp_path, SMALL))
+    one = {"real": {"fraction": 1.0, "placement": "only"}, "until": "extractor"}
+    with pytest.raises(UserError, match="the stage `extractor`"):
+        check_cpus(spec(tmp_path, one))
+    finish(spec(tmp_path, one), "extractor")
+    check_cpus(spec(tmp_path, one))
+
+
+def test_where_gpus_are_or_may_come_nothing_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(accelerators, "any_there", lambda: True)
+    check_cpus(spec(tmp_path))
 
 
 def test_workers_share_the_hours_and_not_the_money(tmp_path: Path):

@@ -281,7 +281,15 @@ def test_a_submission_is_looked_at_first_and_kept_off_the_gpus(
         assert request["entrypoint_num_gpus"] == 0
         assert request["entrypoint_resources"] == {"node:__internal_head__": 0.001}
     assert f"submitted as {job['submission_id']}" in said(console)
-    assert "2 nodes, 8 CPUs, 1 GPUs" in said(console)
+    assert "2 nodes, 8 CPUs, 1 GPUs\n" in said(console)
+
+
+def test_gpus_that_the_cluster_may_come_to_have_are_told(
+    path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+):
+    cluster = Cluster(log=FOUND.replace("}", ', "most": 16.0}'))
+    assert submit(cluster, path, console, monkeypatch, detach=True) == 0
+    assert "8 CPUs, 1 GPUs (up to 16)" in said(console)
 
 
 @pytest.mark.parametrize(
