@@ -325,7 +325,7 @@ def _continuing(plan: Sequence[Step]) -> int:
     """Missing trainings of which a shorter one of the plan is the beginning."""
     equal: dict[str, list[Step]] = {}
     for step in plan:
-        if step.kind == "training":
+        if "training" in step.stage.config:
             how = Training.model_validate(step.stage.config["training"])
             if how.open_ended:
                 equal.setdefault(endless(step.stage.identity), []).append(step)
