@@ -143,6 +143,18 @@ def prepared(whole: Whole, folder: Path, *dropped: str) -> Path:
     return copy
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own that holds 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root on Linux mounts a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[Callable[[], None]]:
     """One Ray for all runs of a file that are made in this process; a start takes ten seconds.
