@@ -155,14 +155,27 @@ def sweep(spec: SpecPath, overrides: Overrides = None, address: Address = None) 
 @app.command()
 def report(
     storage: Annotated[str, typer.Argument(help="Storage folder or address of the run.")],
-    name: Annotated[str, typer.Argument(help="Name of the experiment (`name` in its spec).")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME[/FINGERPRINT]",
+            help="Name of the experiment (`name` in its spec), of which the newest run is taken; "
+            "with a fingerprint, the run of that one. A wrong one is answered with those that are "
+            "there.",
+        ),
+    ],
 ) -> None:
-    """Write the report of a run again, from its manifests alone."""
+    """Write the report of a run again, from its manifests alone.
+
+    Runs of one name that differ in more than resources and prices lie apart, as
+    `runs/NAME/FINGERPRINT` on storage; `runs/NAME/index.html` is the report of the newest.
+    """
     from raythief import report as reporting
     from raythief.artifacts import Storage
 
     place = Storage.at(storage)
-    typer.echo(f"report: {place.address(reporting.write(place.fs, place.root, name))}")
+    path = reporting.write(place, reporting.find(place, name))
+    typer.echo(f"report: {place.address(path)}")
 
 
 @app.command()

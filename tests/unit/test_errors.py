@@ -40,7 +40,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(small_disk: Path)
     storage.write_bytes("kept/answers", b"bought")
     for name in ("answers", "more"):
         with pytest.raises(OSError) as caught:
-            storage.write_bytes(f"kept/{name}", bytes(100_000))
+            storage.write_bytes(f"kept/{name}", bytes(1_000_000))
         assert caught.value.errno == errno.ENOSPC
         assert caught.value.filename == f"{small_disk}/storage/kept/{name}"
         said = str(explain(in_a_task(caught.value)))
@@ -55,7 +55,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(small_disk: Path)
 def test_a_model_that_does_not_fit_is_told_as_well(small_disk: Path, save: object) -> None:
     """Neither library's error is an ``OSError``."""
     with pytest.raises(Exception) as caught:
-        save({"weights": torch.zeros(100_000)}, small_disk / "weights")  # type: ignore[operator]
+        save({"weights": torch.zeros(1_000_000)}, small_disk / "weights")  # type: ignore[operator]
     assert not isinstance(caught.value, OSError)
     assert "no space is left" in str(find_user_error(in_a_task(caught.value)))
 
