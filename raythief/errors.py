@@ -65,15 +65,27 @@ def find_user_error(error: BaseException) -> UserError | None:
 
 
 def explain(error: BaseException) -> UserError | None:
-    """As ``find_user_error``, and also what ended a worker from outside: want of memory, a crash,
-    the loss of its machine or of Ray itself.
+    """As ``find_user_error``, and also what need not be so at the next try: a store that refuses,
+    and what ended a worker from outside: want of memory, a crash, the loss of its machine or of Ray
+    itself.
 
     None for all that is not known: that keeps its stack trace.
     """
     found = find_user_error(error)
     if found is not None:
         return found
-    return next(filter(None, map(_ended, _chain(error))), None)
+    chain = list(_chain(error))
+    return next(filter(None, [*map(_of_store, chain), *map(_ended, chain)]), None)
+
+
+def memory_ran_short(text: str) -> str:
+    """What Ray says in many lines of workers that it ended for want of memory, in one; empty if it
+    speaks of something else."""
+    if "low on memory" not in text and "memory pressure (OOM)" not in text:
+        return ""
+    used = _MEMORY.search(text)
+    where = f"on {used[1]} ({used[2]} of {used[3]} used)" if used else "on a machine"
+    return f"memory ran short {where}, and Ray ended a worker for it"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -130,22 +142,24 @@ def _mount(path: str) -> str:
     return str(place)
 
 
+def _of_store(error: BaseException) -> UserError | None:
+    """What is to be told of an object store that refuses or does not answer."""
+    from raythief import s3  # which takes its errors from here
+
+    if _is_wrapper(error) or not isinstance(error, OSError) or "AWS Error" not in str(error):
+        return None
+    return UserError(f"storage: {s3.explain(error)}; see to it, {AGAIN}")
+
+
 def _ended(error: BaseException) -> UserError | None:
     """What is to be told of a worker that did not end by an exception of its own."""
     from ray import exceptions  # takes a second, which a mistake in a spec need not wait for
 
     text = str(error)
-    if isinstance(error, exceptions.OutOfMemoryError) or (
-        isinstance(error, exceptions.RayError) and "running low on memory" in text
-    ):
-        used = re.search(
-            r"\(IP: ([^,)]+)[^)]*\).*? was ([\d.]+ ?\w+)(?: used)? / ([\d.]+ ?\w+)", text, re.S
-        )
-        where = f"on {used[1]} ({used[2]} of {used[3]} used)" if used else "on a machine"
-        return UserError(
-            f"memory ran short {where}, and Ray ended a worker for it, more often than "
-            f"resources.restarts bears; {_LESS_MEMORY}"
-        )
+    short = memory_ran_short(text) if isinstance(error, exceptions.RayError) else ""
+    if short or isinstance(error, exceptions.OutOfMemoryError):
+        what = short or "memory ran short on a machine, and Ray ended a worker for it"
+        return UserError(f"{what}, more often than resources.restarts bears; {_LESS_MEMORY}")
     if isinstance(error, exceptions.OutOfDiskError):
         return UserError(f"{_FULL[errno.ENOSPC]} for Ray's temporary files; free some, {AGAIN}")
     if isinstance(error, exceptions.NodeDiedError):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import subprocess
+import threading
+import types
 from pathlib import Path
 
 import pytest
 import torch
 from ray import exceptions
+from ray._private import worker
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from safetensors.torch import save_file
 
+from raythief import clusters
 from raythief.artifacts import Storage
 from raythief.errors import UserError, explain, find_user_error
 
@@ -95,6 +99,12 @@ def test_what_is_not_known_keeps_its_stack(error: Exception) -> None:
     assert explain(in_a_task(error)) is None
 
 
+def test_a_store_that_refuses_is_told_but_may_not_do_so_again() -> None:
+    refused = OSError("When completing multiple part upload: AWS Error ACCESS_DENIED during PutObj")
+    assert "S3 refuses" in str(explain(in_a_task(refused)))
+    assert find_user_error(refused) is None
+
+
 # --- workers that end ---------------------------------------------------------------------------
 
 SHORT = """1 worker(s) were killed due to the node running low on memory.
@@ -137,3 +147,37 @@ def test_a_worker_that_ended_is_told_but_is_no_mistake(error: Exception, told: s
 def test_an_actor_that_failed_by_itself_keeps_its_stack() -> None:
     inner = exceptions.RayTaskError("__init__", "Traceback ...", KeyError("x"))
     assert explain(exceptions.ActorDiedError(inner)) is None
+
+
+def test_rays_own_word_on_want_of_memory_is_one_line_and_no_other_is_touched(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It goes out as Ray's own thread brings it out."""
+    told: list[str] = [SHORT, "A worker died of something else.\nIts log tells more."]
+
+    class Subscriber:
+        def subscribe(self) -> None:
+            """Nothing to do."""
+
+        def poll(self) -> tuple[None, dict[str, object] | None]:
+            if not told:
+                stopped.set()
+                return None, None
+            return None, {"job_id": None, "error_message": told.pop(0)}
+
+    stopped = threading.Event()
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    clusters._shorten_what_is_said_of_memory()
+    clusters._shorten_what_is_said_of_memory()  # a command may connect twice
+    listener = types.SimpleNamespace(
+        gcs_error_subscriber=Subscriber(),
+        current_job_id=types.SimpleNamespace(binary=lambda: b""),
+    )
+    worker.listen_error_messages(listener, stopped)
+    said = "memory ran short on 10.0.0.7 (15.20GB of 16.00GB used), and Ray ended a worker for it"
+    assert caplog.messages == [f"{said}; it starts again"]
+    out = capsys.readouterr().out
+    assert "low on memory" not in out
+    assert "A worker died of something else." in out
