@@ -155,7 +155,8 @@ def test_rays_own_word_on_want_of_memory_is_one_line_and_no_other_is_touched(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It goes out as Ray's own thread brings it out."""
-    told: list[str] = [SHORT, "A worker died of something else.\nIts log tells more."]
+    retried = "Task x failed. There are 3 retries remaining, so the task will be retried. Error: y"
+    told = [SHORT, retried, "A worker died of something else.\nIts log tells more.", retried]
 
     class Subscriber:
         def subscribe(self) -> None:
@@ -169,15 +170,18 @@ def test_rays_own_word_on_want_of_memory_is_one_line_and_no_other_is_touched(
 
     stopped = threading.Event()
     monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
-    clusters._shorten_what_is_said_of_memory()
-    clusters._shorten_what_is_said_of_memory()  # a command may connect twice
+    clusters._shorten_what_ray_says()
+    clusters._shorten_what_ray_says()  # a command may connect twice
     listener = types.SimpleNamespace(
         gcs_error_subscriber=Subscriber(),
         current_job_id=types.SimpleNamespace(binary=lambda: b""),
     )
     worker.listen_error_messages(listener, stopped)
     said = "memory ran short on 10.0.0.7 (15.20GB of 16.00GB used), and Ray ended a worker for it"
-    assert caplog.messages == [f"{said}; it starts again"]
+    assert caplog.messages == [
+        f"{said}; it starts again",
+        "a worker was lost, and Ray tries again what it did; told once",
+    ]
     out = capsys.readouterr().out
-    assert "low on memory" not in out
+    assert "low on memory" not in out and "retried" not in out
     assert "A worker died of something else." in out
