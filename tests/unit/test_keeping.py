@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import exceptions
 from rich.console import Console
 from test_report import Page, Storage, evaluation, flat, full, small, text_of, written
 
@@ -51,6 +52,8 @@ class Experiment:
         self.said = io.StringIO()
         self.broken: set[str] = set()
         """Rows whose evaluation fails."""
+        self.fault: Exception | None = None
+        """How it does; None is a mistake of the user's."""
 
     def rows(self, accuracy: float, names: tuple[str, ...] = ("a", "b")) -> list[runs.Row]:
         """The rows, each as a stage of so much accuracy."""
@@ -59,7 +62,7 @@ class Experiment:
         def stage(name: str) -> Stage:
             def build(*_: Any) -> Mapping[str, Any]:
                 if name in self.broken:
-                    raise UserError(f"evaluation of {name}: broken")
+                    raise self.fault or UserError(f"evaluation of {name}: broken")
                 return evaluation(flat(accuracy, accuracy), 600)
 
             return Stage("evaluation", {"row": name, "accuracy": accuracy}, build)
@@ -155,6 +158,16 @@ def test_a_part_of_a_run_is_another_run(
     before = contents(whole.parent)
     assert experiment.run(monkeypatch, 0.9, names=("b",)) != whole
     assert contents(whole.parent) == before
+
+
+def test_what_ended_a_worker_is_one_sentence_in_the_terminal_and_in_the_record(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment.broken, experiment.fault = {"a"}, exceptions.NodeDiedError("node 3\nis\ngone")
+    with pytest.raises(UserError, match="a machine of the cluster was lost"):
+        experiment.run(monkeypatch, 0.9)
+    record = json.loads((folder_of(experiment.root, "small") / "run.json").read_text())
+    assert len(record["rows"][0]["error"].splitlines()) == 1
 
 
 def test_a_full_disk_takes_no_report_and_says_why_the_rows_failed(
