@@ -141,9 +141,16 @@ class Storage:
             return
         self.fs.create_dir(target.rpartition("/")[0], recursive=True)
         draft = f"{target}.{uuid.uuid4().hex}.tmp"
-        with self.fs.open_output_stream(draft) as stream:
-            stream.write(data)
-        self.fs.move(draft, target)
+        try:
+            with self.fs.open_output_stream(draft) as stream:
+                stream.write(data)
+            self.fs.move(draft, target)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # what fills a disk is not to stay there
+                self.fs.delete_file(draft)
+            if error.errno is None:
+                raise
+            raise OSError(error.errno, os.strerror(error.errno), target) from error
 
     def read_bytes(self, path: str) -> bytes | None:
         """Content of a file below the root, None where there is none."""

@@ -16,7 +16,7 @@ from rich.markup import escape
 from raythief import metering, metrics, takeover
 from raythief.artifacts import Artifact, DamagedError, Storage
 from raythief.config import Costs
-from raythief.errors import find_user_error
+from raythief.errors import explain
 from raythief.progress import Display
 from raythief.stages import Stage
 
@@ -186,7 +186,7 @@ def build(
                 artifact, built = stage.ensure(storage, tell)
             manifest = artifact.verify()
         except Exception as error:  # kept in the outcome; the caller raises or reports it
-            mistake = find_user_error(error)
+            mistake = explain(error)
             if mistake is not None:
                 return Outcome(error=str(mistake))
             return Outcome(error=f"{type(error).__name__}: {error}", fault=error)

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 # Before the first import of ray and the hub's client, which read them then.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -21,7 +24,7 @@ import typer
 from rich.console import Console
 
 from raythief import __version__, config
-from raythief.errors import UserError
+from raythief.errors import UserError, explain
 
 app = typer.Typer(
     name="raythief",
@@ -153,14 +156,27 @@ def sweep(spec: SpecPath, overrides: Overrides = None, address: Address = None) 
 @app.command()
 def report(
     storage: Annotated[str, typer.Argument(help="Storage folder or address of the run.")],
-    name: Annotated[str, typer.Argument(help="Name of the experiment (`name` in its spec).")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME[/FINGERPRINT]",
+            help="Name of the experiment (`name` in its spec), of which the newest run is taken; "
+            "with a fingerprint, the run of that one. A wrong one is answered with those that are "
+            "there.",
+        ),
+    ],
 ) -> None:
-    """Write the report of a run again, from its manifests alone."""
+    """Write the report of a run again, from its manifests alone.
+
+    Runs of one name that differ in more than resources and prices lie apart, as
+    `runs/NAME/FINGERPRINT` on storage; `runs/NAME/index.html` is the report of the newest.
+    """
     from raythief import report as reporting
     from raythief.artifacts import Storage
 
     place = Storage.at(storage)
-    typer.echo(f"report: {place.address(reporting.write(place.fs, place.root, name))}")
+    path = reporting.write(place, reporting.find(place, name))
+    typer.echo(f"report: {place.address(path)}")
 
 
 @app.command()
@@ -304,19 +320,73 @@ def _options(
         raise typer.Exit
 
 
+class _Output:
+    """Standard output that remembers why it took no more, which any library may have met."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.fault: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        with self._noted():
+            return self.stream.write(text)
+
+    def flush(self) -> None:
+        with self._noted():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as fault:
+            self.fault = fault
+            raise
+
+    def give_up(self) -> None:
+        """Have Python not try again as it ends, and complain."""
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
 def main() -> Any:
-    """Entry point: a user's mistake is told in one sentence, with exit code 2."""
+    """Entry point: a user's mistake, or what the machine lacks, is told in one sentence, with exit
+    code 2; that standard output takes no more, with 1."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    output = _Output(sys.stdout or io.StringIO())
     try:
-        return app()
+        with contextlib.redirect_stdout(cast(TextIO, output)):
+            try:
+                return app()
+            finally:
+                output.flush()  # what can not be written is told now, not when Python ends
     except UserError as error:
-        print(f"raythief: {error}", file=sys.stderr)
+        _complain(str(error))
         sys.exit(2)
     except SystemExit as left:
         if left.code != INTERRUPTED:
             raise
-        print("raythief: stopped; the same command goes on from here", file=sys.stderr, flush=True)
+        _complain("stopped; the same command goes on from here")
         os._exit(INTERRUPTED)  # stages under way have threads that a plain exit would wait for
+    except Exception as error:
+        if error is output.fault:
+            output.give_up()
+            if not isinstance(error, BrokenPipeError):  # whoever read it has all that they wanted
+                _complain(f"standard output can not be written: {error.strerror}")
+            sys.exit(1)
+        if (sentence := explain(error)) is None:
+            raise
+        _complain(str(sentence))
+        sys.exit(2)
+
+
+def _complain(sentence: str) -> None:
+    """Tell it on standard error, which may take no more either: the exit code still tells."""
+    with contextlib.suppress(OSError):
+        print(f"raythief: {sentence}", file=sys.stderr, flush=True)
 
 
 def _command() -> str:

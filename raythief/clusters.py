@@ -20,7 +20,9 @@ import ray
 import ray.data
 from transformers.utils.logging import disable_progress_bar
 
-from raythief.errors import UserError, first_line
+from raythief.errors import UserError, first_line, memory_ran_short
+
+log = logging.getLogger(__name__)
 
 LOCAL_CPUS = 4
 """Logical CPUs that Ray is told of, at least, on a machine of our own: stages need one for their
@@ -92,9 +94,35 @@ def _init(address: str | None) -> None:
         raise UserError(
             f"--address {address}: no Ray cluster answers: {first_line(error)}"
         ) from None
+    _shorten_what_ray_says()
     if threading.current_thread() is threading.main_thread():
         # As Ctrl-C: Ray's own handler exits in a way that waits for the stages under way.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _shorten_what_ray_says() -> None:
+    """Tell of workers that Ray ended for want of memory in a line, where it takes sixty of them,
+    and but once that it tries again what was lost with a worker: whatever stays lost fails a stage.
+
+    There is no public way to that; whatever else Ray has to say goes out as it is.
+    """
+    said = ray._private.worker.print_to_stdstream
+    if getattr(said, "shortens", False):
+        return
+
+    def shorter(data: dict[str, Any], ignore_prefix: bool) -> None:
+        text = "\n".join(map(str, data.get("lines", ())))
+        if short := memory_ran_short(text):
+            log.warning("%s; it starts again", short)
+        elif "the task will be retried" not in text:
+            said(data, ignore_prefix)
+        elif not told.is_set():
+            told.set()
+            log.warning("a worker was lost, and Ray tries again what it did; told once")
+
+    told = threading.Event()
+    shorter.shortens = True  # type: ignore[attr-defined]
+    ray._private.worker.print_to_stdstream = shorter
 
 
 @contextlib.contextmanager

@@ -99,8 +99,9 @@ class Display:
             self.bars.remove_task(task)
 
     def line(self, text: str) -> None:
-        """Print a line above the bars."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        """Print a line above the bars; no stage is to end of a log whose disk is full."""
+        with contextlib.suppress(OSError):
+            self.console.print(text, highlight=False, soft_wrap=True)
 
 
 class _Pace:

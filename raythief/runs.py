@@ -1,12 +1,13 @@
 """A run: all variants of a spec, built as far as asked, recorded, and reported.
 
-The record (``runs/<name>/run.json`` on storage) tells which artifacts belong to which row of the
-table; the report is made from it and from the manifests alone.
+The record tells which artifacts belong to which row of the table; the report is made from it and
+from the manifests alone. Where they lie, ``raythief.report.places`` says.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,15 +25,15 @@ from raythief import (
     metering,
     models,
     pipeline,
-    report,
     takeover,
     victims,
 )
 from raythief.api import Remote
 from raythief.artifacts import Storage
 from raythief.config import Resources, Spec, Variant, Victim, expand
-from raythief.errors import MissingFileError, UserError
+from raythief.errors import MissingFileError, UserError, explain
 from raythief.progress import Display
+from raythief.report import Place, keeping
 from raythief.stages import Stage
 from raythief.training import tracking
 
@@ -141,6 +142,30 @@ def _cut_all_off(all_rows: Sequence[Row], until: str, field: str) -> list[Row]:
     if until not in known:
         raise UserError(f"{field} {until}: no such stage; choose from {', '.join(known)}")
     return [cut_off(row, until) for row in all_rows]
+
+
+def fingerprint(all_rows: Sequence[Row], **more: Any) -> str:
+    """What a run is, however it is named: 16 hexadecimal digits of the SHA-256 of its rows.
+
+    A row is what its stages are, so that resources, prices and all else that changes no result
+    leave it the same, and another text behind the same path does not.
+
+    Args:
+        all_rows: The rows; those that are left out do not count.
+        more: Plain values that belong to it, too.
+    """
+    rows = [
+        {
+            "variant": row.variant.name,
+            "seed": row.variant.spec.seed,
+            "queries": row.variant.spec.queries.count,
+            "stages": {role: stage.fingerprint for role, stage in row.stages.items()},
+        }
+        for row in all_rows
+        if not row.lacks
+    ]
+    text = json.dumps({"rows": rows, **more}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def check(all_rows: Sequence[Row], storage: Storage, budget: int | None = None) -> None:
@@ -298,11 +323,9 @@ def run(
         outcomes = building.build(titled, storage, display, concurrent, spec.costs)
     record = _record(spec, wanted, outcomes, command, started)
     if until is None:
-        name = f"runs/{spec.name}/run.json"
-        storage.write_bytes(name, json.dumps(record, indent=1, ensure_ascii=False).encode())
-        record["report"] = storage.address(report.write(storage.fs, storage.root, spec.name))
-        line = report.headline(storage.fs, storage.root, spec.name)
-        console.print(line, highlight=False, markup=False)
+        place = Place(spec.name, fingerprint(wanted))
+        with _unless_rows_failed(record, console):
+            record["report"] = keeping.keep(storage, place, record, console)
     for outcome in outcomes.values():
         if outcome.fault is not None:
             raise outcome.fault
@@ -310,6 +333,18 @@ def run(
     if failed:
         raise UserError("\n".join(dict.fromkeys(f"{row['error']}" for row in failed)))
     return record
+
+
+@contextlib.contextmanager
+def _unless_rows_failed(record: Mapping[str, Any], console: Console) -> Iterator[None]:
+    """A disk that is full takes no report either, but why rows failed is told all the same."""
+    try:
+        yield
+    except OSError as error:
+        if all(row["status"] == "done" for row in record["rows"]):
+            raise
+        reason = f"The report was not written: {explain(error) or error}"
+        console.print(reason, highlight=False, markup=False, soft_wrap=True)
 
 
 def _record(

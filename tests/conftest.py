@@ -126,6 +126,12 @@ def files_of(folder: Path, stages: Sequence[str]) -> dict[str, bytes]:
     }
 
 
+def folder_of(storage: Path, name: str) -> Path:
+    """Where the record and the report of the newest run of a name lie."""
+    home = storage / "runs" / name
+    return home / json.loads((home / "newest.json").read_text())["fingerprint"]
+
+
 def artifact(whole: Whole, role: str, row: int = 0) -> Artifact:
     """What a finished run made, by its role in one of the run's rows."""
     _, storage, record = whole
@@ -149,6 +155,18 @@ def answered(storage: Path, stage: str) -> list[Path]:
     """Folders of the answers that a stage asked for."""
     places = sorted(storage.glob("answers/*/*/asked.json"))
     return [file.parent for file in places if json.loads(file.read_text())["stage"] == stage]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own that holds 512 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root on Linux mounts a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")

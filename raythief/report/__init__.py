@@ -1,11 +1,13 @@
 """The report of a run: one HTML file, a Markdown twin, figures as SVG and numbers as CSV.
 
-    write(fs, root, "miniature")  # -> <root>/reports/miniature/index.html
+    write(storage, find(storage, "miniature"))  # -> runs/miniature/<fingerprint>/index.html
 
 It is made from the run record and the manifests alone, so it can be written anywhere that sees
 the storage, at any time, of a run that has finished, failed or is still going. The same files
-give the same report, byte for byte.
+give the same report, byte for byte. None is replaced by one that knows less.
 
+``places`` says where records and reports lie, ``keeping`` which replaces which, ``gaps`` what one
+lacks.
 ``records`` reads what ``results`` describes, ``measures`` reckons, ``cast``, ``answers`` and
 ``findings`` say what holds, ``scores``, ``comparison``, ``fidelity``, ``distances``, ``gibberish``,
 ``costs``, ``deviations`` and ``course`` make the sections, ``figures`` and ``diagram`` draw,
@@ -15,8 +17,11 @@ sections and ``sweepfigures`` draws.
 
 from __future__ import annotations
 
-from pyarrow import fs as filesystems
+import json
+from collections.abc import Sequence
 
+from raythief.artifacts import Storage
+from raythief.errors import UserError
 from raythief.report import (
     answers,
     choices,
@@ -27,6 +32,7 @@ from raythief.report import (
     diagram,
     distances,
     fidelity,
+    gaps,
     gibberish,
     scores,
     search,
@@ -35,35 +41,65 @@ from raythief.report.blocks import Answers, Block, Points, Section, Text
 from raythief.report.cast import Cast, cast, in_miniature
 from raythief.report.findings import findings, verdict
 from raythief.report.measures import series_of, sets_of
+from raythief.report.places import Place, find, newest
 from raythief.report.records import Run, collect
-from raythief.report.render import files
+from raythief.report.render import files, page
 
-__all__ = ["headline", "write"]
+__all__ = ["KnowsLessError", "Place", "find", "headline", "write"]
+
+KNOWS = "report.json"
+"""File beside a report: what it knows, and what it lacks."""
 
 
-def write(fs: filesystems.FileSystem, root: str, name: str) -> str:
-    """Write the report of the run ``name`` and return the path of its ``index.html``.
+class KnowsLessError(UserError):
+    """The report that is there tells what one written now could not."""
+
+
+def write(storage: Storage, place: Place) -> str:
+    """Write the report of a run and return the path of its ``index.html``.
+
+    Raises:
+        UserError: there is no such run, or its record can not be understood.
+        KnowsLessError: the report that is there knows more; it stays as it is.
+    """
+    run = collect(storage, place)
+    made, knows = sections(run), gaps.knowledge(run)
+    _check_knows_as_much(storage, place, knows)
+    for file, content in files(run, made).items():
+        _write(storage, f"{place.folder}/{file}", content)
+    lacks = [gap.fault for gap in run.gaps]
+    content = json.dumps({"knows": knows, "lacks": lacks}, indent=1, ensure_ascii=False)
+    _write(storage, f"{place.folder}/{KNOWS}", content)
+    if place.fingerprint and newest(storage, place.name) == place.fingerprint:
+        _write(storage, f"{place.home}/index.html", page(run, made, f"{place.fingerprint}/"))
+    return f"{storage.root}/{place.page}"
+
+
+def _check_knows_as_much(storage: Storage, place: Place, knows: Sequence[str]) -> None:
+    there = json.loads(storage.read_bytes(f"{place.folder}/{KNOWS}") or b"{}").get("knows", [])
+    lost = [one for one in there if one not in set(knows)]
+    if not lost:
+        return
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    address = storage.address(f"{storage.root}/{place.page}")
+    raise KnowsLessError(
+        f"{address}: stays as it is, for one written now would lack {'; '.join(lost[:3])}{more}: "
+        f"run the spec again to build what is missing, or delete {KNOWS} beside it"
+    )
+
+
+def _write(storage: Storage, path: str, content: str) -> None:
+    # A lone surrogate can come in through JSON and is no text in UTF-8.
+    storage.write_bytes(path, content.encode("utf-8", "replace"))
+
+
+def headline(storage: Storage, place: Place) -> str:
+    """What a run came to, in the sentences that its report begins with.
 
     Raises:
         UserError: there is no such run, or its record can not be understood.
     """
-    run = collect(fs, root, name)
-    folder = f"{root.rstrip('/')}/reports/{name}"
-    fs.create_dir(folder, recursive=True)
-    for file, content in files(run, sections(run)).items():
-        with fs.open_output_stream(f"{folder}/{file}") as stream:
-            # A lone surrogate can come in through JSON and is no text in UTF-8.
-            stream.write(content.encode("utf-8", "replace"))
-    return f"{folder}/index.html"
-
-
-def headline(fs: filesystems.FileSystem, root: str, name: str) -> str:
-    """What the run ``name`` came to, in the sentences that its report begins with.
-
-    Raises:
-        UserError: there is no such run, or its record can not be understood.
-    """
-    run = collect(fs, root, name)
+    run = collect(storage, place)
     if sweep := search.search(run):
         return search.headline(sweep)[0]
     series = series_of(run)
@@ -89,7 +125,7 @@ def sections(run: Run) -> list[Section]:
     if parts or not figure:  # of Figure 2 alone there is nothing to be judged
         start += [Text(verdict(found)), Points(found)]
     chosen = [
-        Section("summary", "Summary", start),
+        Section("summary", "Summary", [*start, *gaps.in_brief(run)]),
         diagram.pipeline(run),
         scores.accuracy(run, series, parts) if sets_of(run, series) else None,
         comparison.beside_the_paper(run, series) if parts else None,
@@ -106,7 +142,7 @@ def sections(run: Run) -> list[Section]:
         course.faults(run),
         course.again(run),
     ]
-    return [section for section in chosen if section]
+    return gaps.at_their_places(run, chosen)
 
 
 def _of_sweep(run: Run, found: search.Search) -> list[Section]:
@@ -127,7 +163,7 @@ def _of_sweep(run: Run, found: search.Search) -> list[Section]:
     victim = next((one for one in series if one.is_victim), None)
     parts = Cast(gold[0], victim, None, (), ()) if gold else None
     chosen = [
-        Section("summary", "Summary", start),
+        Section("summary", "Summary", [*start, *gaps.in_brief(run)]),
         search.trials(found),
         choices.placement(found),
         choices.selection(found),
@@ -144,4 +180,4 @@ def _of_sweep(run: Run, found: search.Search) -> list[Section]:
         course.faults(run),
         course.again(run),
     ]
-    return [section for section in chosen if section]
+    return gaps.at_their_places(run, chosen)

@@ -132,8 +132,8 @@ def faults(run: Run) -> Section | None:
     ran = {row.variant for row in run.record.rows}
     if absent := [name for name in run.variants if name not in ran]:
         blocks.append(Text(f"Not run: {listed(absent)}."))
-    if run.problems:
-        lines = [[Cell(problem)] for problem in run.problems]
+    if faults := [*(gap.fault for gap in run.gaps), *run.complaints]:
+        lines = [[Cell(fault)] for fault in faults]
         blocks.append(Table("What could not be read.", [Cell("file and fault")], lines, prose=True))
     return Section("faults", "Failures and gaps", blocks) if blocks else None
 

@@ -1,23 +1,23 @@
 """Collecting a run: its record and the manifests of its artifacts.
 
-Nothing else is read. A manifest that is absent or damaged becomes a line in ``Run.problems`` and
-its numbers are missing from the report; only the run record itself must be sound.
+Nothing else is read. A manifest that is absent or damaged becomes one of ``Run.gaps`` and its
+numbers are missing from the report, which says so; only the run record itself must be sound.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pyarrow import fs as filesystems
 from pydantic import BeforeValidator, Field, ValidationError
 
+from raythief.artifacts import Storage
 from raythief.config import Spec, expand, merge, nest, validate
-from raythief.errors import UserError
+from raythief.errors import UserError, first_line
+from raythief.report.places import Place
 from raythief.report.results import RESULTS, Part, Results, Share, Usage
 
 STAGES = (
@@ -40,8 +40,6 @@ STAGES = (
     "evaluation",
 )
 """Stages of a row in the order in which they are shown."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Input(Part):
@@ -165,6 +163,17 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """What one artifact of a row would tell, had it been there and sound."""
+
+    stage: str
+    row: str
+    """The row's label; of an artifact that rows share, that of the first."""
+    fault: str
+    """The file and what is wrong with it, as a sentence."""
+
+
+@dataclass(frozen=True)
 class Run:
     """Everything that a report is made from."""
 
@@ -175,8 +184,10 @@ class Run:
     """Each variant's own spec."""
     artifacts: Mapping[tuple[str, str], Artifact]
     """By stage and path."""
-    problems: tuple[str, ...]
-    """What could not be read, one sentence each."""
+    gaps: tuple[Gap, ...]
+    """What artifacts do not tell."""
+    complaints: tuple[str, ...]
+    """What else is wrong with the record, one sentence each."""
 
     def artifact(self, row: Row, stage: str) -> Artifact | None:
         """The artifact of a row's stage, if there is one and it could be read."""
@@ -202,87 +213,110 @@ class Run:
             yield self.artifacts[stage, path], users
 
 
-def collect(fs: filesystems.FileSystem, root: str, name: str) -> Run:
-    """Read the run ``name`` under ``root``.
+def collect(storage: Storage, place: Place) -> Run:
+    """Read a run.
 
     Raises:
-        UserError: there is no such run, or its record can not be understood.
+        UserError: its record is not there, or can not be understood.
     """
-    record = _record(fs, root, name)
-    problems: list[str] = []
-    spec, variants = _specs(record, problems)
+    record = read_record(storage, place)
+    complaints: list[str] = []
+    spec, variants = _specs(record, complaints)
     artifacts: dict[tuple[str, str], Artifact] = {}
-    tried: set[tuple[str, str]] = set()
+    gaps: dict[tuple[str, str], Gap] = {}
     for row in record.rows:
         for stage, entry in row.stages.items():
             key = (stage, entry.path)
-            if key not in tried:
-                tried.add(key)
-                if artifact := _artifact(fs, root, stage, entry.path, row, problems):
-                    artifacts[key] = artifact
+            if key in artifacts or key in gaps:
+                continue
+            artifact, fault = _artifact(storage, *key)
+            if artifact is not None:
+                artifacts[key] = artifact
+            if fault:
+                told = f"{entry.path}/manifest.json ({stage} of {row.label}): {fault}."
+                gaps[key] = Gap(stage, row.label, told)
     for row in record.rows:
+        for stage, path in _unrecorded(row, artifacts):
+            told = f"{path} ({stage} of {row.label}): it was archived, or is gone."
+            gaps.setdefault((stage, path), Gap(stage, row.label, told))
         own = variants.get(row.variant)
         whole = own is None or own.until is None
         if row.status == "done" and whole and "evaluation" not in row.stages:
-            problems.append(f"{row.label}: it is recorded as done but names no evaluation.")
-    return Run(record, spec, variants, artifacts, tuple(problems))
+            complaints.append(f"{row.label}: it is recorded as done but names no evaluation.")
+    return Run(record, spec, variants, artifacts, tuple(gaps.values()), tuple(complaints))
 
 
-def _record(fs: filesystems.FileSystem, root: str, name: str) -> Record:
-    if not _NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no run's name: letters, digits, `.`, `_` and `-` only")
-    path = f"{root.rstrip('/')}/runs/{name}/run.json"
+def read_record(storage: Storage, place: Place) -> Record:
+    """Read a run's record.
+
+    Raises:
+        UserError: it is not there, or can not be understood.
+    """
+    path = f"{storage.root}/{place.record}"
+    content = storage.read_bytes(place.record)
+    if content is None:
+        raise UserError(f"{path}: there is no run of this name; start one first")
     try:
-        content = _json(fs, path)
-    except OSError:
-        raise UserError(f"{path}: there is no run of this name; start one first") from None
-    except ValueError:
-        raise UserError(f"{path}: the run record is not JSON") from None
-    try:
-        return Record.model_validate(content)
+        return Record.model_validate(json.loads(content.decode("utf-8")))
     except ValidationError as error:
         raise UserError(f"{path}: the run record is damaged: {_fault(error)}") from None
-
-
-def _artifact(
-    fs: filesystems.FileSystem, root: str, stage: str, path: str, row: Row, problems: list[str]
-) -> Artifact | None:
-    where = f"{path}/manifest.json ({stage} of {row.label})"
-    try:
-        manifest = Manifest.model_validate(_json(fs, f"{root.rstrip('/')}/{path}/manifest.json"))
-    except OSError:
-        problems.append(f"{where}: it is missing.")
-        return None
-    except ValidationError as error:
-        problems.append(f"{where}: it is damaged: {_fault(error)}.")
-        return None
     except ValueError:
-        problems.append(f"{where}: it is not JSON.")
-        return None
-    results, usage = None, Usage()
+        raise UserError(f"{path}: the run record is not JSON") from None
+
+
+def _artifact(storage: Storage, stage: str, path: str) -> tuple[Artifact | None, str]:
+    """An artifact's manifest, as far as it can be read, and what is wrong with it."""
+    try:
+        content = storage.read_bytes(f"{path}/manifest.json")
+        if content is None:
+            return None, "it is missing, archived or deleted"
+        manifest = Manifest.model_validate(json.loads(content.decode("utf-8")))
+    except OSError as error:
+        return None, f"it can not be read: {first_line(error)}"
+    except ValidationError as error:
+        return None, f"it is damaged: {_fault(error)}"
+    except ValueError:
+        return None, "it is not JSON"
+    results, usage, fault = None, Usage(), ""
     try:
         usage = Usage.model_validate(manifest.results)
         if kind := RESULTS.get(stage):
             results = kind.model_validate(manifest.results)
     except ValidationError as error:
-        problems.append(f"{where}: its results are damaged: {_fault(error)}.")
-    return Artifact(path, manifest, results, usage)
+        fault = f"its results are damaged: {_fault(error)}"
+    return Artifact(path, manifest, results, usage), fault
 
 
-def _specs(record: Record, problems: list[str]) -> tuple[Spec | None, dict[str, Spec]]:
+def _unrecorded(
+    row: Row, artifacts: Mapping[tuple[str, str], Artifact]
+) -> Iterator[tuple[str, str]]:
+    """Stage and path of what a finished row was made from and its record does not name: a run
+    looks for it no more once what was made from it is whole."""
+    if row.status != "done":
+        return
+    named = {entry.path for entry in row.stages.values()}
+    for stage, entry in row.stages.items():
+        artifact = artifacts.get((stage, entry.path))
+        for given in artifact.manifest.inputs.values() if artifact else ():
+            path = f"{given.stage}/{given.fingerprint}"
+            if given.stage in RESULTS and path not in named:
+                yield given.stage, path
+
+
+def _specs(record: Record, complaints: list[str]) -> tuple[Spec | None, dict[str, Spec]]:
     try:
         spec = validate(record.spec, "spec")
         variants = {variant.name: variant.spec for variant in expand(spec)}
     except UserError as error:
-        problems.append(
+        complaints.append(
             "The spec in the run record is not one that this version understands, so rows are "
             f"not told apart by what they are: {'; '.join(str(error).splitlines())}."
         )
         return None, {}
-    return (spec, _trial_specs(spec, record.rows, problems)) if record.sweep else (spec, variants)
+    return (spec, _trial_specs(spec, record.rows, complaints)) if record.sweep else (spec, variants)
 
 
-def _trial_specs(spec: Spec, rows: tuple[Row, ...], problems: list[str]) -> dict[str, Spec]:
+def _trial_specs(spec: Spec, rows: tuple[Row, ...], complaints: list[str]) -> dict[str, Spec]:
     """The spec of each trial: the sweep's, with the trial's parameters set."""
     tree = spec.model_dump(mode="json", exclude={"sweep", "variants"}, exclude_unset=True)
     specs: dict[str, Spec] = {}
@@ -295,16 +329,11 @@ def _trial_specs(spec: Spec, rows: tuple[Row, ...], problems: list[str]) -> dict
                 faults.append(f"{row.label}: {'; '.join(str(error).splitlines())}")
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        problems.append(
+        complaints.append(
             "The parameters of a trial do not fit the spec in the run record, so it is not told "
             f"which models it used: {faults[0]}{more}."
         )
     return specs
-
-
-def _json(fs: filesystems.FileSystem, path: str) -> Any:
-    with fs.open_input_file(path) as file:
-        return json.loads(file.read().decode("utf-8"))
 
 
 def _fault(error: ValidationError) -> str:

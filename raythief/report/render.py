@@ -20,24 +20,31 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
 
 
 def files(run: Run, sections: Sequence[Section]) -> dict[str, str]:
-    """Name and text of every file of the report."""
-    facts = {
-        "title": run.record.title or run.record.name,
-        "facts": overview(run),
-        "sections": sections,
-    }
-    environment = _environment()
-    written = {
-        "index.html": environment.get_template("report.html.j2").render(facts),
-        "report.md": environment.get_template("report.md.j2").render(facts),
-    }
+    """Name and text of every file of the report; those that tell of others come last."""
+    written = {}
     for section in sections:
         for block in section.blocks:
             if isinstance(block, Picture):
                 written[f"{block.name}.svg"] = block.svg
         for sheet in section.sheets:
             written[sheet.name] = _csv(sheet)
-    return written
+    written["report.md"] = _rendered("report.md.j2", run, sections)
+    return {**written, "index.html": page(run, sections)}
+
+
+def page(run: Run, sections: Sequence[Section], folder: str = "") -> str:
+    """The page; its sheets lie in a folder below it, as ``name/``, or beside it."""
+    return _rendered("report.html.j2", run, sections, folder)
+
+
+def _rendered(template: str, run: Run, sections: Sequence[Section], folder: str = "") -> str:
+    facts = {
+        "title": run.record.title or run.record.name,
+        "facts": overview(run),
+        "sections": sections,
+        "folder": folder,
+    }
+    return _environment().get_template(template).render(facts)
 
 
 def _environment() -> Environment:

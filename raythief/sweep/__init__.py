@@ -44,6 +44,7 @@ from raythief.artifacts import Storage
 from raythief.config import Spec, Variant
 from raythief.errors import UserError
 from raythief.progress import Display
+from raythief.report import Place
 from raythief.stages import Stage
 from raythief.sweep import outcome, space
 from raythief.sweep.board import Board
@@ -79,6 +80,7 @@ def run(
     points = _points(spec)
     planned = _rows(spec, points or _ends(spec))
     runs.check(planned, storage, spec.costs.budget)
+    place = _place(spec, planned)
     total = len(points) or spec.sweep.samples
     with clusters.connect(address):
         planning.check_cpus(planned, storage)
@@ -90,10 +92,10 @@ def run(
             _build(shared, storage, display, spec.resources.concurrent_stages, spec.costs)
         console.print(f"{total} trials, {min(total, concurrent)} at once", highlight=False)
         with Board(points, total, spec.sweep.objective, console) as board:
-            _tune(spec, storage, points, concurrent, board)
+            _tune(spec, storage, place, points, concurrent, board)
         del meter  # held until here: an actor ends with its last handle
         entries = list(board.entries.values())
-        return outcome.conclude(spec, storage, entries, command, started, console)
+        return outcome.conclude(spec, storage, place, entries, command, started, console)
 
 
 def check(spec: Spec) -> None:
@@ -163,6 +165,12 @@ def _rows(spec: Spec, points: Sequence[space.Point], missing_ok: bool = False) -
     ]
 
 
+def _place(spec: Spec, made: Sequence[runs.Row]) -> Place:
+    """Where its record and report lie: a sweep is its trials, and how they are chosen."""
+    how = spec.sweep.model_dump(mode="json", exclude={"concurrent"})
+    return Place(f"{spec.name}-sweep", runs.fingerprint(made, sweep=how, seed=spec.seed))
+
+
 def _build(shared: Mapping[str, Stage], *how: Any) -> None:
     """Build what trials have in common; without it none could succeed."""
     for made in building.build(shared, *how).values():
@@ -173,7 +181,12 @@ def _build(shared: Mapping[str, Stage], *how: Any) -> None:
 
 
 def _tune(
-    spec: Spec, storage: Storage, points: Sequence[space.Point], concurrent: int, board: Board
+    spec: Spec,
+    storage: Storage,
+    place: Place,
+    points: Sequence[space.Point],
+    concurrent: int,
+    board: Board,
 ) -> None:
     """Run the trials; what they told is on the board."""
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints even if it is to be silent
@@ -186,7 +199,7 @@ def _tune(
     else:
         if sweep.cost:
             goals = {"metric": ["objective", "usd"], "mode": ["max", "min"]}
-        searcher, dimensions = _optuna(spec, storage, goals, board), {}
+        searcher, dimensions = _optuna(spec, storage, place, goals, board), {}
         goals = {} if sweep.cost else goals
     with tempfile.TemporaryDirectory() as scratch:  # what is worth keeping lies in artifacts
         tune.Tuner(
@@ -215,15 +228,15 @@ def _tune(
         ).fit()
 
 
-def _optuna(spec: Spec, storage: Storage, goals: dict[str, Any], board: Board) -> Any:
+def _optuna(spec: Spec, storage: Storage, run: Place, goals: dict[str, Any], board: Board) -> Any:
     """A searcher that begins with what an earlier run of the same sweep has tried."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    place = f"runs/{spec.name}-sweep/suggested.json"
+    place, earlier = (f"{folder}/suggested.json" for folder in (run.folder, run.home))
     identity = {"sweep": spec.sweep.model_dump(mode="json"), "seed": spec.seed}
-    kept = json.loads(storage.read_bytes(place) or b"{}")
+    kept = json.loads(storage.read_bytes(place) or storage.read_bytes(earlier) or b"{}")
     tried = kept.get("tried", []) if kept.get("identity") == identity else []
 
     class Remembered(OptunaSearch):  # type: ignore[misc]  # its package tells no types

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -16,10 +15,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from raythief import capacity, report
+from raythief import capacity
 from raythief.artifacts import Storage
 from raythief.config import Spec
 from raythief.errors import UserError
+from raythief.report import Place, keeping
 from raythief.sweep import space
 from raythief.sweep.board import Entry
 
@@ -27,6 +27,7 @@ from raythief.sweep.board import Entry
 def conclude(
     spec: Spec,
     storage: Storage,
+    place: Place,
     entries: Sequence[Entry],
     command: str,
     started: float,
@@ -48,11 +49,9 @@ def conclude(
     unit, held = capacity.held(spec.resources)
     rows = [row for entry in entries for row in _rows(spec, entry, started, held)]
     done = sorted((e for e in entries if e.status == "done"), key=lambda e: -e.objective)
-    name = f"{spec.name}-sweep"
-    folder = f"runs/{name}"
     sweep = spec.sweep.model_dump(mode="json", exclude_unset=True)
     record: dict[str, Any] = {
-        "name": name,
+        "name": place.name,
         "title": f"{spec.title or spec.name}: sweep",
         "command": command,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started)),
@@ -69,8 +68,13 @@ def conclude(
         },
         "rows": rows,
     }
-    storage.write_bytes(f"{folder}/run.json", json.dumps(record, indent=1).encode())
-    _tables(storage, folder, rows)
+    beside = _tables(rows)
+    if done:
+        best = space.chosen(spec, done[0].point).model_dump(mode="json", exclude_unset=True)
+        text = yaml.safe_dump(best, sort_keys=False, allow_unicode=True)
+        beside["best.yaml"] = text.encode()
+        _show(spec, entries, console)
+    found = keeping.keep(storage, place, record, console, beside)
     if not done:
         failed = next((one for one in entries if one.error), None)
         raise UserError(
@@ -78,14 +82,9 @@ def conclude(
             if failed
             else "sweep: all trials were stopped before their end; give asha more grace"
         )
-    best = space.chosen(spec, done[0].point).model_dump(mode="json", exclude_unset=True)
-    text = yaml.safe_dump(best, sort_keys=False, allow_unicode=True)
-    storage.write_bytes(f"{folder}/best.yaml", text.encode())
-    _show(spec, entries, console)
     record["best"] = space.title(done[0].point)
-    record["best_spec"] = storage.address(f"{storage.root}/{folder}/best.yaml")
-    record["report"] = storage.address(report.write(storage.fs, storage.root, name))
-    console.print(report.headline(storage.fs, storage.root, name), highlight=False, markup=False)
+    record["best_spec"] = storage.address(f"{storage.root}/{place.folder}/best.yaml")
+    record["report"] = found
     return record
 
 
@@ -124,7 +123,7 @@ def _rows(spec: Spec, entry: Entry, started: float, held: float) -> list[dict[st
     ]
 
 
-def _tables(storage: Storage, folder: str, rows: Sequence[dict[str, Any]]) -> None:
+def _tables(rows: Sequence[dict[str, Any]]) -> dict[str, bytes]:
     """All trials as parquet and CSV, a row each; parameters and scores have their own columns."""
     flat = [
         {
@@ -145,8 +144,7 @@ def _tables(storage: Storage, folder: str, rows: Sequence[dict[str, Any]]) -> No
     parquet, csv = io.BytesIO(), io.BytesIO()
     pyarrow.parquet.write_table(table, parquet)
     pyarrow.csv.write_csv(table, csv)
-    storage.write_bytes(f"{folder}/trials.parquet", parquet.getvalue())
-    storage.write_bytes(f"{folder}/trials.csv", csv.getvalue())
+    return {"trials.parquet": parquet.getvalue(), "trials.csv": csv.getvalue()}
 
 
 _COLUMNS = (

@@ -22,6 +22,7 @@ from ray import tune
 from raythief import building, clusters, pipeline, worktime
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Spec
+from raythief.errors import explain
 from raythief.progress import Tell, Watch, silent
 from raythief.sweep import space, stopping
 from raythief.training import StoppedError
@@ -90,7 +91,8 @@ class Trial(tune.Trainable):
             return
         except Exception as error:  # one trial's fault must not end the sweep; the record tells it
             log.exception("%s failed", space.title(self.point))
-            lines = str(error).strip().splitlines() or [type(error).__name__]
+            told = explain(error) or error
+            lines = str(told).strip().splitlines() or [type(error).__name__]
             self.told.put(
                 {"objective": math.nan, "error": lines[-1], "runs": json.dumps(made), "done": True}
             )

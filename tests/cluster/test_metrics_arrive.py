@@ -21,7 +21,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from api_server import ApiServer, free_port
-from conftest import Whole, artifact, prepared, raythief, write_spec
+from conftest import Whole, artifact, folder_of, prepared, raythief, write_spec
 from ray_nodes import TOKEN
 from raythief import metrics
 from raythief.artifacts import Artifact, Storage
@@ -141,7 +141,7 @@ def watched(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             files = sorted(set(storage.glob("*/*/manifest.json")) - before)
             yield Watched(
                 [Storage.at(str(storage)).artifact(*file.parts[-3:-1]) for file in files],
-                json.loads((storage / "runs" / "tiny-sweep" / "run.json").read_text()),
+                json.loads((folder_of(storage, "tiny-sweep") / "run.json").read_text()),
                 watch.seen,
                 prometheus,
                 began,

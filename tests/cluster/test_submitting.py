@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from api_server import free_port
-from conftest import SMALL, command, heed_ctrl_c, raythief
+from conftest import SMALL, command, folder_of, heed_ctrl_c, raythief
 from ray_nodes import Nodes
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def test_a_spec_is_run_to_its_report_and_only_once(call: Call, tmp_path: Path):
     assert "2 nodes, 4 CPUs, 0 GPUs" in first.stderr
     assert f"{tmp_path}/artifacts, the same from each node" in first.stderr
     assert "python -m raythief.cli run small.yaml" in first.stdout
-    report = tmp_path / "artifacts/reports/small/index.html"
+    report = folder_of(tmp_path / "artifacts", "small") / "index.html"
     assert f"report: {report}" in first.stdout
     assert report.is_file()
     assert list((tmp_path / "artifacts").glob(".preflight*")) == []

@@ -22,7 +22,7 @@ import yaml
 from ray.util import placement_group_table
 from rich.console import Console
 
-from conftest import Whole, command, raythief, write_spec
+from conftest import Whole, command, folder_of, raythief, write_spec
 from ray_nodes import Nodes
 from raythief import config, sweep
 from raythief.errors import UserError
@@ -214,7 +214,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(spec: Path, tmp_path: Path
     for path, written in finished.items():
         assert path.stat().st_mtime_ns == written
     records = [
-        json.loads((place / "runs" / "tiny-sweep" / "run.json").read_text())
+        json.loads((folder_of(place, "tiny-sweep") / "run.json").read_text())
         for place in (storage, reference)
     ]
     assert shlex.split(records[0]["command"]) == ["raythief", "sweep", str(spec), *steps]
@@ -241,7 +241,8 @@ def test_repetitions_count_by_their_mean_and_a_failed_trial_stops_no_other(
         ("done", 0, 0),
         ("done", 1, 1),
     ]
-    table = pq.read_table(tmp_path / "artifacts/runs/tiny-sweep/trials.parquet").to_pylist()
+    folder = folder_of(tmp_path / "artifacts", "tiny-sweep")
+    table = pq.read_table(folder / "trials.parquet").to_pylist()
     assert [row["status"] for row in table] == ["failed", "done", "done"]
     assert math.isclose(done[0]["objective"], done[0]["scores"]["xnli"])
     assert done[0]["stages"]["labels"] == done[1]["stages"]["labels"]

@@ -16,7 +16,7 @@ import pytest
 from test_kill import kill_when, start, wait
 
 from api_server import ApiServer, label_of
-from conftest import Whole, answered, prepared, raythief, run_spec, write_spec
+from conftest import Whole, answered, folder_of, prepared, raythief, run_spec, write_spec
 from raythief import status
 
 IN_FLIGHT = {"in_flight": 4, "rows_per_request": 5, "backoff_s": 0.05, "attempts": 3}
@@ -205,7 +205,7 @@ def test_bad_rows_are_set_aside(fresh: Path, tmp_path: Path) -> None:
         planned = raythief("plan", str(spec))
     assert planned.returncode == 0, planned.stderr
     assert "Missing: 0 stages" in planned.stdout
-    page = (fresh / "reports" / "tiny" / "report.md").read_text()
+    page = (folder_of(fresh, "tiny") / "report.md").read_text()
     assert "What the victim says about gibberish" in page
     [row] = record["rows"]
     folder, results = labels(fresh)

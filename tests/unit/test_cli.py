@@ -349,3 +349,58 @@ def test_a_mistake_of_a_process_is_the_same_one_line(data: Path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (f"raythief: {file}: queries.cuont is no field; did you mean `count`?\n")
     assert not (data.parent / "storage").exists()
+
+
+@pytest.mark.parametrize("arguments", [["reference"], ["plan", "SPEC"], ["plan", "--help"]])
+def test_an_output_that_takes_no_more_is_one_line(data: Path, arguments: list[str]):
+    """As of `raythief plan > file` on a full disk."""
+    file = str(write(data))
+    command = [file if part == "SPEC" else part for part in arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "raythief.cli", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 1
+    fault = "No space left on device"
+    assert done.stderr == f"raythief: standard output can not be written: {fault}\n"
+
+
+def test_a_reader_that_leaves_is_no_fault():
+    """As of `raythief reference | head`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "raythief.cli", "reference"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as made:
+        assert made.stdout is not None and made.stderr is not None
+        made.stdout.close()
+        assert made.stderr.read() == b""
+
+
+def test_a_log_that_takes_no_more_does_not_change_the_exit_code(data: Path):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "raythief.cli", "plan", str(data / "none.yaml")],
+            stderr=full,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 2
+
+
+def test_what_the_machine_lacks_is_one_line(
+    data: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
+):
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device", "/proc/x")
+
+    monkeypatch.setattr(config, "load", full)
+    code, out, err = call("plan", str(write(data)))
+    assert (code, out) == (2, "")
+    assert err.startswith("raythief: no space is left on the disk of /proc; free some")
+    assert err.count("\n") == 1

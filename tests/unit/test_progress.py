@@ -36,3 +36,15 @@ def test_a_log_says_now_and_then_how_far_a_stage_is_and_what_is_left(
         "·    70.0 s  victim                       500 of 2,000  0:01:30 left  rate 1e-4",
         "·   101.0 s  victim                       1,000 of 2,000  0:01:01 left",
     ]
+
+
+def test_a_log_whose_disk_is_full_ends_no_stage() -> None:
+    """As of `raythief run SPEC 2> log`."""
+
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    display = progress.Display(Console(file=Full()))
+    with display.stage("labels"):
+        display.line("bought")

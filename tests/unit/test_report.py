@@ -19,16 +19,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pyarrow import fs as filesystems
 
+from raythief import artifacts
 from raythief.config import LABELS, LANGUAGES, expand, load, validate
 from raythief.errors import UserError
 from raythief.evaluation import pack_bits
-from raythief.report import deviations, diagram, figures, headline, write
+from raythief.report import Place, deviations, diagram, figures, find, headline, write
 from raythief.report.measures import wilson
 
 Accuracy = Callable[[str, int, str], float]
 HOSTILE = "<script>alert('x')</script> | `a` [b](c) $\\frac$ \x07 \ud800 &amp; <!-- \n\n# h"
+
+PRINT = "0123456789abcdef"
+"""Fingerprint of the made-up run."""
 
 COMMON = ("television", "family", "government", "military", "system", "season", "station", "river")
 FOREIGN = ("influenza", "infection", "respiratory", "patients", "viral", "system", "cell", "river")
@@ -149,13 +152,20 @@ class Storage:
     def report(self, **record: Any) -> Path:
         """Write the record, then the report; return the report's folder."""
         self.record(**record)
-        page = write(filesystems.LocalFileSystem(), str(self.root), self.spec["name"])
-        return Path(page).parent
+        return Path(write(*self.place)).parent
+
+    @property
+    def place(self) -> tuple[artifacts.Storage, Place]:
+        """The storage, and where the run lies on it."""
+        storage = artifacts.Storage.at(str(self.root))
+        return storage, find(storage, self.spec["name"])
 
     def record(self, **changes: Any) -> Path:
         """Write the run record alone."""
-        file = self.root / "runs" / self.spec["name"] / "run.json"
+        home = self.root / "runs" / self.spec["name"]
+        file = home / PRINT / "run.json"
         file.parent.mkdir(parents=True, exist_ok=True)
+        (home / "newest.json").write_text(json.dumps({"fingerprint": PRINT}))
         content = {
             "name": self.spec["name"],
             "title": "A made-up run",
@@ -168,6 +178,12 @@ class Storage:
         }
         file.write_text(json.dumps(content))
         return file
+
+
+def written(root: Path, which: str) -> Path:
+    """Write the report of a run; return the report's folder."""
+    storage = artifacts.Storage.at(str(root))
+    return Path(write(storage, find(storage, which))).parent
 
 
 def training(first: float, last: float, seed: int) -> dict[str, Any]:
@@ -363,16 +379,23 @@ def test_it_writes_a_page_a_twin_figures_and_sheets(complete: Path) -> None:
 
 def test_it_returns_the_path_of_the_page(tmp_path: Path) -> None:
     storage = small(tmp_path, gibberish=(0.8, 0.7))
-    storage.record()
-    path = write(filesystems.LocalFileSystem(), f"{tmp_path}/", "made-up")
-    assert Path(path) == tmp_path / "reports" / "made-up" / "index.html"
+    assert storage.report() == tmp_path / "runs" / "made-up" / PRINT
+    assert (tmp_path / "runs" / "made-up" / PRINT / "index.html").is_file()
 
 
 def test_it_writes_through_any_filesystem(tmp_path: Path) -> None:
-    small(tmp_path, gibberish=(0.8, 0.7)).record()
-    inside = filesystems.SubTreeFileSystem(str(tmp_path), filesystems.LocalFileSystem())
-    assert write(inside, "", "made-up") == "/reports/made-up/index.html"
-    assert (tmp_path / "reports" / "made-up" / "index.html").exists()
+    """One that is not local, to which files are moved from here."""
+    record = small(tmp_path, gibberish=(0.8, 0.7)).record()
+    store = artifacts.Storage.at("mock:///made")
+    for file in [file for file in tmp_path.rglob("*") if file.is_file()]:
+        path = f"{store.root}/{file.relative_to(tmp_path)}"
+        store.fs.create_dir(path.rpartition("/")[0])
+        with store.fs.open_output_stream(path) as stream:
+            stream.write(file.read_bytes())
+    assert record.is_file()
+    page = write(store, find(store, "made-up"))
+    assert page == f"{store.root}/runs/made-up/{PRINT}/index.html"
+    assert b"80.0" in (store.read_bytes(f"runs/made-up/{PRINT}/index.html") or b"")
 
 
 def test_the_page_needs_no_network_and_runs_nothing(complete: Path) -> None:
@@ -439,8 +462,8 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path, drawn: None) -> None:
 
 
 def test_sheets_hold_the_numbers_of_the_manifests(complete: Path) -> None:
-    root = complete.parent.parent
-    record = json.loads((root / "runs" / "full" / "run.json").read_text())
+    root = complete.parents[2]
+    record = json.loads((complete / "run.json").read_text())
     scores = {
         (line["row"], line["seed"], line["set"], line["language"]): line
         for line in sheet(complete, "scores.csv")
@@ -1021,13 +1044,13 @@ def test_a_run_without_a_sound_record_is_refused(tmp_path: Path, content: str | 
     file = Storage(tmp_path, {}).record()
     file.write_text(content) if content is not None else file.unlink()
     with pytest.raises(UserError, match=r"run\.json: .*run") as caught:
-        write(filesystems.LocalFileSystem(), str(tmp_path), "made-up")
+        written(tmp_path, "made-up")
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run's name"):
-        write(filesystems.LocalFileSystem(), str(tmp_path), "../elsewhere")
+        written(tmp_path, "../elsewhere")
 
 
 # --- the figure ---------------------------------------------------------------------------------
@@ -1179,7 +1202,7 @@ def test_without_real_data_the_headline_is_the_agreement(tmp_path: Path) -> None
     assert "of the queries, and by a guess to 33.3 %; how well any row does the task" in text
     assert "do not allow any of the paper's claims to be checked" in text
     assert "Recall by class" not in text
-    found = headline(filesystems.LocalFileSystem(), str(tmp_path), "made-up")
+    found = headline(*storage.place)
     assert " ".join(found.split()).startswith(f"In miniature: o{sentence[1:].strip()}")
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyarrow import fs as filesystems
 from test_report import (
     HOSTILE,
     Storage,
@@ -252,7 +251,7 @@ def test_collapsed_trainings_are_counted_at_the_top(tmp_path: Path) -> None:
 def test_the_terminal_is_told_the_first_answer(tmp_path: Path) -> None:
     storage = priced(tmp_path, gibberish=(0.84, 0.67))
     storage.record()
-    said = headline(filesystems.LocalFileSystem(), str(tmp_path), "made-up")
+    said = headline(*storage.place)
     start = "In miniature: a model extracted with gibberish alone (“gibberish”) keeps 80"
     assert said.startswith(start)
 
@@ -388,7 +387,7 @@ def test_differences_to_the_paper_are_kept_with_their_intervals(tmp_path: Path) 
 def test_arrows_are_the_inputs_that_manifests_name(tmp_path: Path) -> None:
     storage = small(tmp_path, gibberish=(0.8, 0.6), after=(0.9, 0.7))
     storage.record()
-    boxes, edges = diagram.graph(collect(filesystems.LocalFileSystem(), str(tmp_path), "made-up"))
+    boxes, edges = diagram.graph(collect(*storage.place))
     assert set(edges) == {
         ("corpus", "vocabulary"),
         ("vocabulary", "queries"),
@@ -429,7 +428,7 @@ def test_a_victim_behind_an_api_is_in_the_picture_too(tmp_path: Path) -> None:
     for stage in ("victim", "victim_evaluation"):
         del storage.rows[0]["stages"][stage]
     storage.record()
-    boxes, edges = diagram.graph(collect(filesystems.LocalFileSystem(), str(tmp_path), "made-up"))
+    boxes, edges = diagram.graph(collect(*storage.place))
     assert boxes["victim"].artifacts == 0
     assert ("victim", "labels") in edges
 

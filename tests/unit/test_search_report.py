@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pyarrow import fs as filesystems
 from test_report import (
     HOSTILE,
     Page,
@@ -116,7 +115,7 @@ class Sweep(Storage):
     def said(self) -> str:
         """The headline alone."""
         self.record()
-        return headline(filesystems.LocalFileSystem(), str(self.root), self.spec["name"])
+        return headline(*self.place)
 
 
 def grid(root: Path, trials: int = 40) -> Sweep:
@@ -659,7 +658,7 @@ def test_the_same_sweep_gives_the_same_bytes(tmp_path: Path, drawn: None) -> Non
     assert {"slices.svg", "looks.svg", "budget.svg", "placement.svg"} <= first.keys()
     assert {file.name: file.read_bytes() for file in sweep.report().iterdir()} == first
     check_tables(first["report.md"].decode())
-    page = Page(tmp_path / "reports" / "made-up" / "index.html")
+    page = Page(sweep.report() / "index.html")
     assert len(page.ids) == len(set(page.ids))
 
 
