@@ -22,7 +22,7 @@ import ray.train
 import torch
 from numpy.typing import NDArray
 
-from raythief import accelerators, encoding, models, speed
+from raythief import accelerators, models, speed
 from raythief.config import LABELS, Training
 from raythief.progress import Tell, Watch
 from raythief.training import collapse, continuation, objective, parallel, selection
@@ -177,21 +177,18 @@ class _Worker:
             gradient norm times the number of workers), float64 [MEASURED].
         """
         pairs, count = self.data.pairs, len(rows)
-        share = rows[self.rank :: self.world]
-        if not len(share):  # a worker must not miss a step, though there is no row for it
-            share, count = rows[:1], 0
         measured = torch.zeros(MEASURED, dtype=torch.float64, device=self.device)
-        parts = encoding.pack(pairs.lengths[share], self.tokens)
-        for i, part in enumerate(parts):
+        parts = parallel.shares(pairs.lengths[rows], self.tokens, self.world)[self.rank]
+        for i, (part, counts) in enumerate(parts):
             last = i + 1 == len(parts)
             with contextlib.nullcontext() if last else parallel.unsynchronised(self.model):
-                loss, logits = self._loss(share[part])
+                loss, logits = self._loss(rows[part])
                 # Gradients are averaged over workers; times ``world`` makes that the sum.
-                (loss * (self.world / count if count else 0.0)).backward()
-            if count:
+                (loss * (self.world / count if counts else 0.0)).backward()
+            if counts:
                 measured[0] += loss.detach() * self.world / count
                 measured[2:5] += torch.bincount(logits.argmax(-1), minlength=len(LABELS))
-                measured[5] += len(part) * int(pairs.lengths[share[part]].max())
+                measured[5] += len(part) * int(pairs.lengths[rows[part]].max())
         measured[1] = parallel.clip(self.model, self.training.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

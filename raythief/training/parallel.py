@@ -6,11 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import ray.train.torch
 import torch
+from numpy.typing import NDArray
 from torch.distributed.checkpoint import state_dict as full
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from raythief import encoding
 from raythief.config import TrainingWorkers
 
 _BYTES_PER_WEIGHT = 16
@@ -42,6 +45,34 @@ def spread(
         return plain
     model: torch.nn.Module = ray.train.torch.prepare_model(plain, move_to_device=device)
     return model
+
+
+def shares(
+    lengths: NDArray[np.int64], tokens: int, world: int
+) -> list[list[tuple[NDArray[np.int64], bool]]]:
+    """Cut a step's batch into micro-batches, as many for each worker.
+
+    Every forward and backward pass of a sharded model is a collective, without which the other
+    workers wait for ever. So whoever has fewer micro-batches goes through the batch's shortest row
+    again at the end, which is not to count. All is reckoned from what every worker knows.
+
+    Args:
+        lengths: Tokens of each row of the batch, shape [rows].
+        tokens: Padded tokens that a worker holds at once.
+        world: Number of workers.
+
+    Returns:
+        For each worker its micro-batches, each the places of its rows in the batch and whether
+        these count.
+    """
+    places = [np.arange(rank, len(lengths), world) for rank in range(world)]
+    packed = [[own[part] for part in encoding.pack(lengths[own], tokens)] for own in places]
+    most = max(map(len, packed))
+    idle = np.array([lengths.argmin()])
+    return [
+        [*((part, True) for part in parts), *[(idle, False)] * (most - len(parts))]
+        for parts in packed
+    ]
 
 
 @contextlib.contextmanager
