@@ -1,5 +1,9 @@
 """The one exception that is meant for the user's eyes."""
 
+from typing import TypeVar
+
+Kind = TypeVar("Kind", bound=BaseException)
+
 
 class UserError(Exception):
     """A mistake that the user can mend, told in one sentence that names the field or the file.
@@ -24,6 +28,11 @@ def first_line(error: BaseException) -> str:
 
 def find_user_error(error: BaseException) -> UserError | None:
     """The ``UserError`` behind an exception that Ray has wrapped on its way to the driver."""
+    return find_error(error, UserError)
+
+
+def find_error(error: BaseException, kind: type[Kind]) -> Kind | None:
+    """The exception of a kind behind one that Ray has wrapped on its way to the driver."""
     pending: list[BaseException] = [error]
     seen: set[int] = set()
     while pending:
@@ -34,7 +43,7 @@ def find_user_error(error: BaseException) -> UserError | None:
         # Of an error in a task or an actor Ray makes one that is of its class, too, and whose text
         # is the whole stack; the error itself is its cause.
         wrapped = isinstance(getattr(current, "cause", None), BaseException)
-        if isinstance(current, UserError) and not wrapped:
+        if isinstance(current, kind) and not wrapped:
             return current
         pending += list(getattr(current, "worker_failures", {}).values())
         for name in ("cause", "controller_failure", "__cause__", "__context__"):

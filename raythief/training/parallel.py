@@ -34,7 +34,7 @@ def spread(
     if how.activation_checkpointing:
         plain.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     plain.to(device)
-    sharded = _is_sharded(plain, how, device, world)
+    sharded = _is_to_be_sharded(plain, how, device, world)
     if sharded:
         for layer in _layers(plain):
             fully_shard(layer)
@@ -75,10 +75,24 @@ def shares(
     ]
 
 
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether ``spread`` has sharded it, be it on a single worker."""
+    return isinstance(model, FSDPModule)
+
+
+def gathered(value: Any) -> list[Any]:
+    """What each worker gives, in the order of ranks; all workers must call this."""
+    if not torch.distributed.is_initialized():
+        return [value]
+    values = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
 @contextlib.contextmanager
 def unsynchronised(model: torch.nn.Module) -> Iterator[None]:
     """Keep gradients on this worker until the last micro-batch of a step."""
-    if isinstance(model, FSDPModule):
+    if is_sharded(model):
         model.set_requires_gradient_sync(False)
         try:
             yield
@@ -119,7 +133,7 @@ def take_moments(
     full.set_optimizer_state_dict(model, optimizer, kept, options=_WHOLE)
 
 
-def _is_sharded(
+def _is_to_be_sharded(
     plain: torch.nn.Module, how: TrainingWorkers, device: torch.device, world: int
 ) -> bool:
     if how.parallel != "auto":
