@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -116,7 +117,11 @@ def _loaded(kind: Any, folder: Path, attention: str) -> PreTrainedModel:
 
 
 def fresh_classifier(folder: Path, seed: int) -> PreTrainedModel:
-    """An encoder under a new three-way head, which the seed decides; canonical label names."""
+    """An encoder under a new three-way head, which the seed decides; canonical label names.
+
+    A head that the folder has is left out, see ``has_head``. BERT's pooler is no part of it: it is
+    pre-trained with the encoder.
+    """
     torch.manual_seed(seed)
     config = AutoConfig.from_pretrained(
         folder,
@@ -133,7 +138,26 @@ def fresh_classifier(folder: Path, seed: int) -> PreTrainedModel:
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
     )
+    if has_head(folder):
+        encoder = model.base_model_prefix + "."
+        kept = {name: one for name, one in model.state_dict().items() if name.startswith(encoder)}
+        torch.manual_seed(seed)
+        model = type(model).from_pretrained(
+            None, config=config, state_dict=kept, dtype=torch.float32
+        )
     return model
+
+
+def has_head(folder: Path) -> bool:
+    """Whether a model folder holds weights of a classifier's head, of however many labels."""
+    model = empty(folder)
+    encoder = model.base_model_prefix + "."
+    head = {name for name in model.state_dict() if not name.startswith(encoder)}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            if not head.isdisjoint(weights.keys()):
+                return True
+    return False
 
 
 def empty(folder: Path) -> PreTrainedModel:
@@ -178,12 +202,36 @@ def config_of(folder: Path, field: str) -> dict[str, Any]:
     return found
 
 
-def dtype(precision: Precision, where: torch.device) -> torch.dtype:
-    """The number format of the arithmetic: bfloat16 where a GPU has it, unless told otherwise."""
-    if precision == "auto":
-        fast = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+def dtype(precision: Precision, where: torch.device, begun: str | None = None) -> torch.dtype:
+    """The number format of the arithmetic.
+
+    Args:
+        precision: ``auto`` is bfloat16 where a GPU has it, else float32.
+        where: The device.
+        begun: Name of the format in which the work has begun, perhaps on another device: `auto`
+            goes on in it, so that no result is in part of one and in part of the other.
+
+    Raises:
+        UserError: it is to be bfloat16, and the GPU has none.
+    """
+    fast = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    wanted = precision if precision != "auto" else begun or ("bfloat16" if fast else "float32")
+    if wanted == "float32":
+        return torch.float32
+    if where.type == "cuda" and not fast:
+        mend = "set precision: float32"
+        if precision == "auto":
+            mend = "go on with one that has it, or delete what is unfinished to begin anew"
+        had = "is to be" if precision != "auto" else "has begun in"
+        raise UserError(
+            f"precision: {name_of(where)} has no bfloat16, which the work {had}; {mend}"
+        )
+    return torch.bfloat16
+
+
+def format_name(dtype: torch.dtype) -> str:
+    """What a spec and a manifest call a number format."""
+    return str(dtype).removeprefix("torch.")
 
 
 def name_of(where: torch.device) -> str:

@@ -70,7 +70,6 @@ def _train(config: Mapping[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(how.cpus)))
     device = accelerators.device()
-    precision = models.dtype(training.precision, device)
 
     folder = job.source.local()
     plain = _model(job, folder)
@@ -87,8 +86,10 @@ def _train(config: Mapping[str, Any]) -> None:
     kept = latest(job.target)
     if kept is None and job.earlier is not None:
         kept = continuation.take(job.earlier, job.target, schedule, first=rank == 0)
+    precision = _precision(training, device, kept)
     peak = speed.matrix_flops(device, precision) if rank == 0 else 0.0
     state = State() if kept is None else State.restored(kept, plain, optimizer)
+    state.precision = models.format_name(precision)
     chosen, best = training.selection, selection.Best(job.target)
     asked = training.tokens_per_micro_batch or TOKENS_PER_MICRO_BATCH[device.type]
     tokens = min(asked, memory.most(job.target, device) or asked)
@@ -168,6 +169,11 @@ def _train(config: Mapping[str, Any]) -> None:
         bought = job.examples[0].labels is not None
         metric = selection.metric(chosen, data, bought)
         summary["selection"] = {"metric": metric, **state.best, "looks": state.looks}
+    if job.fresh_head and models.has_head(folder):
+        summary["notes"].append(
+            "the model that it began from is a classifier already: its head was replaced, and its "
+            "encoder may know the task"
+        )
     job.target.write(SUMMARY, json.dumps(summary).encode())
     fast = _speed(recorder.close(), flops, peak, world, room)
     job.target.write(SPEED, json.dumps({"speed": fast}).encode())
@@ -256,6 +262,18 @@ def _model(job: Job, folder: Path) -> Any:
     return model
 
 
+def _precision(
+    training: Training, device: torch.device, kept: Mapping[str, Any] | None
+) -> torch.dtype:
+    """The number format of all workers, and of all of a training's steps.
+
+    Where devices differ, it is the one that each of them has. All workers must call this.
+    """
+    begun = kept.get("precision") if kept else None  # none in checkpoints of earlier versions
+    each = parallel.gathered(models.dtype(training.precision, device, begun))
+    return torch.float32 if torch.float32 in each else torch.bfloat16
+
+
 def _optimizer(
     model: torch.nn.Module, training: Training, device: torch.device
 ) -> torch.optim.Optimizer:
@@ -330,6 +348,8 @@ def _summary(
         "ended": state.ended,
         "continues": state.continues,
         "selection": None,
+        "notes": [],
+        "precision": state.precision,
         "device": models.name_of(device),
     }
 

@@ -57,7 +57,8 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
         Results for the manifest: ``examples``, ``steps``, ``final_loss``, ``history``,
         ``label_counts``, ``majority_rate``, ``collapse`` (its signs),
         ``selection``, ``ended`` (why before its last step), ``continues`` (the shorter training
-        that it went on from), ``device`` and ``speed``. The model lies in the artifact's ``model`` folder.
+        that it went on from), ``notes`` (what a reader must know), ``precision`` (its number
+        format), ``device`` and ``speed``. The model lies in the artifact's ``model`` folder.
 
     Raises:
         StoppedError: ``tell`` is a ``Watch`` that did not want it to go on. Its checkpoint is kept.
