@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -23,8 +27,9 @@ import raythief.bilstm  # noqa: F401 (makes its model known to the Auto classes)
 from raythief import hub
 from raythief.artifacts import Artifact
 from raythief.config import LABELS, Model, Precision
-from raythief.errors import UserError
+from raythief.errors import UserError, first_line
 
+FLASH = "flash_attention_2"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -106,14 +111,52 @@ def encoder(folder: Path, attention: str = "auto") -> PreTrainedModel:
 
 
 def _loaded(kind: Any, folder: Path, attention: str) -> PreTrainedModel:
-    model: PreTrainedModel = kind.from_pretrained(
-        folder,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=torch.float32,
-        attn_implementation=None if attention == "auto" else attention,
-    )
+    try:
+        model: PreTrainedModel = kind.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation=None if attention == "auto" else attention,
+        )
+    except (ImportError, ValueError) as error:
+        if attention == "auto" or "ttention" not in str(error):
+            raise
+        raise UserError(
+            f"inference.attention: {attention} can not be had for {folder} ({first_line(error)}); "
+            "set it to auto"
+        ) from None
     return model
+
+
+def check_attention(source: Source | None, attention: str, field: str) -> None:
+    """Refuse an implementation of attention that a model has not, or that is not installed.
+
+    Args:
+        source: The model, of which one on the hub is asked for its config alone; None is one of
+            the miniature's, which have all of them.
+        attention: Its name in the spec.
+        field: What the spec calls the model.
+
+    Raises:
+        UserError: it can not be had.
+    """
+    needed = {"sdpa": "_supports_sdpa", FLASH: "_supports_flash_attn"}
+    if attention not in needed:
+        return
+    if attention == FLASH and importlib.util.find_spec("flash_attn") is None:
+        raise UserError(
+            f"inference.attention: {FLASH} needs the package flash-attn on every node, which is "
+            "not installed here; install it, or set it to auto"
+        )
+    if source is None:
+        return
+    config = AutoConfig.for_model(**source.config())
+    if not getattr(_empty(config), needed[attention]):
+        raise UserError(
+            f"inference.attention: {attention} is not to be had for {field}, of the kind "
+            f"{config.model_type}; set it to auto"
+        )
 
 
 def fresh_classifier(folder: Path, seed: int) -> PreTrainedModel:
@@ -162,7 +205,10 @@ def has_head(folder: Path) -> bool:
 
 def empty(folder: Path) -> PreTrainedModel:
     """A classifier of the folder's kind without weights, which tells its shape."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return _empty(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+
+
+def _empty(config: PreTrainedConfig) -> PreTrainedModel:
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
             config, trust_remote_code=False
@@ -227,6 +273,27 @@ def dtype(precision: Precision, where: torch.device, begun: str | None = None) -
             f"precision: {name_of(where)} has no bfloat16, which the work {had}; {mend}"
         )
     return torch.bfloat16
+
+
+@contextlib.contextmanager
+def compiled(field: str) -> Iterator[None]:
+    """Tell in a sentence where a model can not be compiled, for want of a compiler, say.
+
+    Args:
+        field: What the spec calls that it is to be.
+
+    Raises:
+        UserError: it can not.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        kinds = {kind.__module__.rpartition(".")[0] for kind in type(error).__mro__}
+        if kinds.isdisjoint({"torch._dynamo", "torch._inductor"}):
+            raise
+        raise UserError(
+            f"{field}: torch.compile fails here ({first_line(error)}); set it to false"
+        ) from None
 
 
 def format_name(dtype: torch.dtype) -> str:

@@ -307,6 +307,15 @@ class Inference(Section):
     """Compile the model with `torch.compile` (dynamic shapes): on two CPU cores 4 % faster, after
     40 s in every actor. Not measured on a GPU."""
 
+    @model_validator(mode="after")
+    def _flash_attention_has_its_format(self) -> Inference:
+        if self.attention == "flash_attention_2" and self.precision == "float32":
+            raise ValueError(
+                "attention flash_attention_2 computes in bfloat16 alone; set precision to it, or "
+                "attention to auto"
+            )
+        return self
+
 
 class Miniature(Section):
     """Sizes of the small world; used only where a source or model is `miniature`."""

@@ -51,11 +51,13 @@ def worker_loop(config: Mapping[str, Any]) -> None:
     """Train from the last checkpoint, or from the beginning, to the end.
 
     Raises:
-        UserError: the GPU's memory does not hold the model, or a single row.
+        UserError: the GPU's memory does not hold the model, or a single row; or it can not be
+            compiled.
         memory.SmallerError: it holds no micro-batch of this size, and several workers share it.
     """
     try:
-        _train(config)
+        with models.compiled("resources.training.compile"):
+            _train(config)
     except torch.OutOfMemoryError:
         raise UserError(
             "resources.training: the GPU's memory does not hold the model and its optimiser; take "

@@ -13,24 +13,31 @@ import pytest
 import ray
 import ray.train
 import torch
+import torch._inductor.config
 from safetensors.torch import load_file
 from transformers import (
     BertConfig,
     BertForPreTraining,
     BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     PreTrainedModel,
     XLMRobertaConfig,
     XLMRobertaForMaskedLM,
     XLMRobertaForSequenceClassification,
 )
 
+import hub_server
 import training_jobs
-from raythief import bilstm, models
-from raythief.config import LABELS
+from conftest import SMALL
+from raythief import bilstm, models, runs
+from raythief.artifacts import Storage
+from raythief.config import LABELS, Inference, Spec, merge, nest, validate
 from raythief.errors import UserError
 from raythief.progress import silent
 from raythief.training import data, local, loop, parallel
 from raythief.training.state import STATE
+from raythief.victims import Classifier
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
@@ -258,3 +265,80 @@ def test_a_model_that_was_a_classifier_is_told_of(folder: Path, alone: None) -> 
     target = plain.target.storage.artifact("finetuned", "a")
     went_on = dataclasses.replace(again, fresh_head=False, target=target)
     assert run(went_on)["notes"] == []
+
+
+# --- attention, and compiling -----------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Whether flash attention's package is."""
+    found = object() if request.param else None
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: found)
+
+
+def specified(tmp_path: Path, **changes: Any) -> Spec:
+    changes = {f"inference__{name}": value for name, value in changes.items()}
+    nested = nest({name.replace("__", "."): value for name, value in changes.items()})
+    return validate(merge({**SMALL, "storage": str(tmp_path / "storage")}, nested), "spec")
+
+
+@pytest.mark.parametrize("installed", [False], indirect=True)
+def test_flash_attention_that_is_not_installed_is_refused_before_anything_is_built(
+    tmp_path: Path, installed: None
+) -> None:
+    bare = encoder(tmp_path / "bare", "XLM-RoBERTa")
+    storage = Storage.at(str(tmp_path / "storage"))
+    spec = specified(tmp_path, attention="flash_attention_2")
+    own = merge(spec.model_dump(mode="json"), {"extractor": {"model": str(bare)}})
+    rows = runs.rows(validate(own, "spec"))
+    with pytest.raises(
+        UserError, match=r"inference\.attention: flash_attention_2 needs .* install"
+    ):
+        runs.check(rows, storage)
+    runs.check([runs.cut_off(row, "queries") for row in rows], storage)  # no model attends there
+    plain = validate(merge(own, {"inference": {"attention": "auto"}}), "spec")
+    runs.check(runs.rows(plain), storage)
+
+
+@pytest.mark.parametrize("installed", [True], indirect=True)
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_an_attention_that_a_model_has_not_is_refused(
+    tmp_path: Path, installed: None, attention: str
+) -> None:
+    old = DebertaV2Config(**SIZES, pad_token_id=0)
+    folder = saved(tmp_path / "deberta", DebertaV2ForSequenceClassification(old))
+    with pytest.raises(
+        UserError, match=f"{attention} is not to be had for victim.model, .*deberta"
+    ):
+        models.check_attention(models.Source(path=str(folder)), attention, "victim.model")
+    with pytest.raises(UserError, match=f"attention: {attention} can not be had for .*deberta"):
+        models.classifier(folder, attention)
+    for one in ("auto", "eager"):
+        models.check_attention(models.Source(path=str(folder)), one, "victim.model")
+    able = models.Source(path=str(encoder(tmp_path / "bare", "XLM-RoBERTa")))
+    models.check_attention(able, attention, "victim.model")
+
+
+def test_a_worker_without_the_package_or_the_gpu_says_so(tmp_path: Path) -> None:
+    head = hub_server.tiny_victim(tmp_path / "victim")
+    with pytest.raises(UserError, match=r"flash_attention_2 can not be had .* installed"):
+        models.classifier(head, "flash_attention_2")
+    with pytest.raises(UserError, match="computes in bfloat16 on a GPU, and this worker has"):
+        Classifier(models.Source(path=str(head)), Inference(attention="flash_attention_2"), 1)
+
+
+def test_a_model_that_can_not_be_compiled_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    head = models.Source(path=str(hub_server.tiny_victim(tmp_path / "victim")))
+    ask = Classifier(head, Inference(compile=True), 1)
+    with pytest.raises(UserError, match=r"inference\.compile: torch.compile fails here \(.*C\+\+"):
+        ask(["A dog."], ["A cat."])
+
+
+def test_what_has_nothing_to_do_with_compiling_is_told_as_it_is() -> None:
+    for error in (RuntimeError("other"), torch.OutOfMemoryError("CUDA out of memory")):
+        with pytest.raises(type(error)), models.compiled("inference.compile"):
+            raise error
