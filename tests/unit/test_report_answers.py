@@ -166,18 +166,18 @@ def test_the_terminal_is_told_the_first_answer(tmp_path: Path) -> None:
 
 def test_hours_count_each_artifact_once_times_its_workers_and_gpus(tmp_path: Path) -> None:
     storage = priced(tmp_path, gibberish=(0.8, 0.6), after=(0.9, 0.7))
-    storage.spec["resources"] = {"training": {"gpus": 2.0}, "inference": {"gpus": 0.5}}
+    storage.spec["resources"] = {"training": {"gpus": 0.25}, "inference": {"gpus": 0.5}}
     for row in storage.rows:
         storage.change(row, "extractor", device="NVIDIA H100", speed={"workers": 8})
         storage.change(row, "labels", device="NVIDIA H100", workers=4)
     folder = storage.report()
     hours = {line["artifact"]: line for line in sheet(folder, "hours.csv")}
     own, shared = (storage.rows[0]["stages"][name]["path"] for name in ("extractor", "labels"))
-    assert float(hours[own]["gpu_hours"]) == pytest.approx(40.25 * 8 * 2 / 3600)
+    assert float(hours[own]["gpu_hours"]) == pytest.approx(40.25 * 8 * 0.25 / 3600)
     assert float(hours[shared]["gpu_hours"]) == pytest.approx(5.0 * 4 * 0.5 / 3600)
     assert float(hours[shared]["cpu_hours"]) == 0
     gpu = sum(float(line["gpu_hours"]) for line in hours.values())
-    assert gpu == pytest.approx((2 * 40.25 * 16 + 5.0 * 2) / 3600)
+    assert gpu == pytest.approx((2 * 40.25 * 2 + 5.0 * 2) / 3600)
     text = text_of(folder)
     assert f"20,010 queries ($40.02) and {gpu:.3f} GPU hours, ${3 * gpu:.2f} at $3.00" in text
 
