@@ -28,6 +28,7 @@ from raythief import accelerators, calls, cards, models
 from raythief.artifacts import Artifact
 from raythief.bilstm import BiLstmForNli
 from raythief.config import LANGUAGES, Alignment, Language, Resources
+from raythief.errors import UserError
 from raythief.progress import Tell
 
 HELD_OUT = 500
@@ -255,13 +256,19 @@ def _align_one(
     assert isinstance(ours, BiLstmForNli), f"{source} is no BiLSTM"
     theirs = start(ours, own).to(device)
     tokenizer = models.tokenizer(own)
-    found = align(
-        Reader(models.tokenizer(source), ours, how.max_tokens),
-        Reader(tokenizer, theirs, how.max_tokens),
-        parallel.read_table(f"{language}.parquet"),
-        how,
-        [seed, LANGUAGES.index(language)],
-    )
+    try:
+        found = align(
+            Reader(models.tokenizer(source), ours, how.max_tokens),
+            Reader(tokenizer, theirs, how.max_tokens),
+            parallel.read_table(f"{language}.parquet"),
+            how,
+            [seed, LANGUAGES.index(language)],
+        )
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "extractor.bilstm.alignment: the GPU's memory does not hold its sentences; lower "
+            "batch_size or max_tokens, or take a larger GPU"
+        ) from None
     found |= {"device": models.name_of(device), "seconds": round(time.monotonic() - started, 3)}
     with tempfile.TemporaryDirectory() as scratch:
         theirs.save_pretrained(scratch)

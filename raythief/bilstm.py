@@ -106,7 +106,7 @@ class BiLstmForNli(PreTrainedModel):
     config_class = BiLstmConfig
     base_model_prefix = "encoder"
     # It attends to nothing, so each implementation of attention is as good as another.
-    _supports_sdpa = True
+    _supports_sdpa = _supports_flash_attn = True
 
     def __init__(self, config: BiLstmConfig) -> None:
         super().__init__(config)
@@ -123,6 +123,7 @@ class BiLstmForNli(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
         """Load a folder; the word vectors stay as they are, which loading would undo."""
+        options["attn_implementation"] = None  # others may need a package
         found = super().from_pretrained(*arguments, **options)
         model = found[0] if isinstance(found, tuple) else found
         model.encoder.embeddings.requires_grad_(False)

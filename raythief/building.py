@@ -194,6 +194,8 @@ def build(
         display.line(f"[green]✓[/] {how}  {title:<28} [dim]{artifact.path}[/]")
         for sign in manifest["results"].get("collapse", ()):
             display.line(f"[yellow]!            {title} has collapsed: {sign}[/]")
+        for note in manifest["results"].get("notes", ()):
+            display.line(f"[yellow]!            {title}: {note}[/]")
         return Outcome(artifact, built)
 
     pool = ThreadPoolExecutor(concurrent)

@@ -44,6 +44,7 @@ def card(config: Mapping[str, Any], results: Mapping[str, Any], labels: Artifact
     warning = (
         f"\n**It collapsed**: {'; '.join(results['collapse'])}.\n" if results["collapse"] else ""
     )
+    warning += "".join(f"\n**Note**: {note}.\n" for note in results.get("notes", ()))
     selection = results["selection"]
     kept = (
         f"Its weights are those of step {selection['step']:,}, the best of "

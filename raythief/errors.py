@@ -7,6 +7,9 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
+
+Kind = TypeVar("Kind", bound=BaseException)
 
 
 class UserError(Exception):
@@ -57,11 +60,8 @@ def find_user_error(error: BaseException) -> UserError | None:
     A disk that is full and a file that may not be written are told as one, too: whoever tries
     again meets them again.
     """
-    chain = list(_chain(error))
-    mistakes = (one for one in chain if isinstance(one, UserError) and not _is_wrapper(one))
-    if (mistake := next(mistakes, None)) is not None:
-        return mistake
-    return next(filter(None, map(_refused, chain)), None)
+    mistake = find_error(error, UserError)
+    return mistake or next(filter(None, map(_refused, _chain(error))), None)
 
 
 def explain(error: BaseException) -> UserError | None:
@@ -76,6 +76,12 @@ def explain(error: BaseException) -> UserError | None:
         return found
     chain = list(_chain(error))
     return next(filter(None, [*map(_of_store, chain), *map(_ended, chain)]), None)
+
+
+def find_error(error: BaseException, kind: type[Kind]) -> Kind | None:
+    """The exception of a kind behind one that Ray has wrapped on its way to the driver."""
+    of_kind = (one for one in _chain(error) if isinstance(one, kind) and not _is_wrapper(one))
+    return next(of_kind, None)
 
 
 def memory_ran_short(text: str) -> str:

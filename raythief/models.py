@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -22,8 +27,9 @@ import raythief.bilstm  # noqa: F401 (makes its model known to the Auto classes)
 from raythief import hub
 from raythief.artifacts import Artifact
 from raythief.config import LABELS, Model, Precision
-from raythief.errors import MissingFileError, UserError
+from raythief.errors import MissingFileError, UserError, first_line
 
+FLASH = "flash_attention_2"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -108,18 +114,60 @@ def encoder(folder: Path, attention: str = "auto") -> PreTrainedModel:
 
 
 def _loaded(kind: Any, folder: Path, attention: str) -> PreTrainedModel:
-    model: PreTrainedModel = kind.from_pretrained(
-        folder,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=torch.float32,
-        attn_implementation=None if attention == "auto" else attention,
-    )
+    try:
+        model: PreTrainedModel = kind.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation=None if attention == "auto" else attention,
+        )
+    except (ImportError, ValueError) as error:
+        if attention == "auto" or "ttention" not in str(error):
+            raise
+        raise UserError(
+            f"inference.attention: {attention} can not be had for {folder} ({first_line(error)}); "
+            "set it to auto"
+        ) from None
     return model
 
 
+def check_attention(source: Source | None, attention: str, field: str) -> None:
+    """Refuse an implementation of attention that a model has not, or that is not installed.
+
+    Args:
+        source: The model, of which one on the hub is asked for its config alone; None is one of
+            the miniature's, which have all of them.
+        attention: Its name in the spec.
+        field: What the spec calls the model.
+
+    Raises:
+        UserError: it can not be had.
+    """
+    needed = {"sdpa": "_supports_sdpa", FLASH: "_supports_flash_attn"}
+    if attention not in needed:
+        return
+    if attention == FLASH and importlib.util.find_spec("flash_attn") is None:
+        raise UserError(
+            f"inference.attention: {FLASH} needs the package flash-attn on every node, which is "
+            "not installed here; install it, or set it to auto"
+        )
+    if source is None:
+        return
+    config = AutoConfig.for_model(**source.config())
+    if not getattr(_empty(config), needed[attention]):
+        raise UserError(
+            f"inference.attention: {attention} is not to be had for {field}, of the kind "
+            f"{config.model_type}; set it to auto"
+        )
+
+
 def fresh_classifier(folder: Path, seed: int) -> PreTrainedModel:
-    """An encoder under a new three-way head, which the seed decides; canonical label names."""
+    """An encoder under a new three-way head, which the seed decides; canonical label names.
+
+    A head that the folder has is left out, see ``has_head``. BERT's pooler is no part of it: it is
+    pre-trained with the encoder.
+    """
     torch.manual_seed(seed)
     config = AutoConfig.from_pretrained(
         folder,
@@ -136,12 +184,34 @@ def fresh_classifier(folder: Path, seed: int) -> PreTrainedModel:
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
     )
+    if has_head(folder):
+        encoder = model.base_model_prefix + "."
+        kept = {name: one for name, one in model.state_dict().items() if name.startswith(encoder)}
+        torch.manual_seed(seed)
+        model = type(model).from_pretrained(
+            None, config=config, state_dict=kept, dtype=torch.float32
+        )
     return model
+
+
+def has_head(folder: Path) -> bool:
+    """Whether a model folder holds weights of a classifier's head, of however many labels."""
+    model = empty(folder)
+    encoder = model.base_model_prefix + "."
+    head = {name for name in model.state_dict() if not name.startswith(encoder)}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            if not head.isdisjoint(weights.keys()):
+                return True
+    return False
 
 
 def empty(folder: Path) -> PreTrainedModel:
     """A classifier of the folder's kind without weights, which tells its shape."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return _empty(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+
+
+def _empty(config: PreTrainedConfig) -> PreTrainedModel:
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
             config, trust_remote_code=False
@@ -181,12 +251,57 @@ def config_of(folder: Path, field: str) -> dict[str, Any]:
     return found
 
 
-def dtype(precision: Precision, where: torch.device) -> torch.dtype:
-    """The number format of the arithmetic: bfloat16 where a GPU has it, unless told otherwise."""
-    if precision == "auto":
-        fast = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+def dtype(precision: Precision, where: torch.device, begun: str | None = None) -> torch.dtype:
+    """The number format of the arithmetic.
+
+    Args:
+        precision: ``auto`` is bfloat16 where a GPU has it, else float32.
+        where: The device.
+        begun: Name of the format in which the work has begun, perhaps on another device: `auto`
+            goes on in it, so that no result is in part of one and in part of the other.
+
+    Raises:
+        UserError: it is to be bfloat16, and the GPU has none.
+    """
+    fast = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    wanted = precision if precision != "auto" else begun or ("bfloat16" if fast else "float32")
+    if wanted == "float32":
+        return torch.float32
+    if where.type == "cuda" and not fast:
+        mend = "set precision: float32"
+        if precision == "auto":
+            mend = "go on with one that has it, or delete what is unfinished to begin anew"
+        had = "is to be" if precision != "auto" else "has begun in"
+        raise UserError(
+            f"precision: {name_of(where)} has no bfloat16, which the work {had}; {mend}"
+        )
+    return torch.bfloat16
+
+
+@contextlib.contextmanager
+def compiled(field: str) -> Iterator[None]:
+    """Tell in a sentence where a model can not be compiled, for want of a compiler, say.
+
+    Args:
+        field: What the spec calls that it is to be.
+
+    Raises:
+        UserError: it can not.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        kinds = {kind.__module__.rpartition(".")[0] for kind in type(error).__mro__}
+        if kinds.isdisjoint({"torch._dynamo", "torch._inductor"}):
+            raise
+        raise UserError(
+            f"{field}: torch.compile fails here ({first_line(error)}); set it to false"
+        ) from None
+
+
+def format_name(dtype: torch.dtype) -> str:
+    """What a spec and a manifest call a number format."""
+    return str(dtype).removeprefix("torch.")
 
 
 def name_of(where: torch.device) -> str:

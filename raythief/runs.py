@@ -173,11 +173,12 @@ def check(all_rows: Sequence[Row], storage: Storage, budget: int | None = None) 
 
     Raises:
         UserError: the storage can not be written, the budget is too small, an API's key is not
-            there, or a victim's outputs have no names.
+            there, a victim's outputs have no names, or an attention can not be had.
     """
     storage.check_writable()
     for row in all_rows:
         tracking.check(row.variant.spec.tracking)
+        victims.check_attention(row.variant.spec, row.stages)
     _check_budget(all_rows, storage, budget)
     seen: list[Victim] = []
     for row in all_rows:

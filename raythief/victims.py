@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from raythief import accelerators, encoding, metrics, models, nli
-from raythief.config import LABELS, Inference, Label, Resources
+from raythief.config import BILSTM, LABELS, Inference, Label, Model, Resources, Spec
 from raythief.errors import UserError
 from raythief.wordtable import PairEncoder, Texts
 
@@ -54,6 +54,31 @@ def number_format(inference: Inference, resources: Resources) -> str:
     return "bfloat16" if gpus else "float32"
 
 
+def check_attention(spec: Spec, roles: Collection[str]) -> None:
+    """Refuse an attention that is not installed, or that a model has not whose turn is to come.
+
+    Args:
+        spec: The experiment.
+        roles: The stages that are to be built.
+
+    Raises:
+        UserError: it can not be had.
+    """
+    asked: dict[str, tuple[str, Model | None]] = {
+        "victim.model": ("labels", None if spec.victim.api else spec.victim),
+        "extractor.model": ("evaluation", spec.extractor),
+        "figure2.model": ("vectors", spec.figure2),
+    }
+    for field, (role, model) in asked.items():
+        if model is None or role not in roles or model.model == BILSTM:
+            continue
+        if spec.inference.attention in ("auto", "eager"):  # do not ask the hub in vain
+            continue
+        ours = model.model.startswith("miniature:")
+        source = None if ours else models.find(model, spec.root, field)
+        models.check_attention(source, spec.inference.attention, field)
+
+
 class Forward:
     """A model in this process, and what it gives for encoded pairs, batch by batch."""
 
@@ -80,6 +105,11 @@ class Forward:
         self.tokenizer = models.tokenizer(folder)
         self.device = accelerators.device()
         self.dtype = models.dtype(inference.precision, self.device)
+        if inference.attention == models.FLASH and self.dtype == torch.float32:
+            raise UserError(
+                f"inference.attention: {models.FLASH} computes in bfloat16 on a GPU, and this "
+                f"worker has float32 on {models.name_of(self.device)}; set it to auto"
+            )
         model = load(folder, inference.attention).to(self.device, self.dtype).eval()
         longest = min(inference.max_tokens, models.longest(model, self.tokenizer))
         self.encode = PairEncoder(self.tokenizer, words, longest)
@@ -92,13 +122,15 @@ class Forward:
         """Yield the rows of each batch and the model's output for them, in its own order.
 
         Raises:
-            UserError: the GPU's memory does not hold a single pair.
+            UserError: the GPU's memory does not hold a single pair, or the model can not be
+                compiled.
         """
         batches = deque(encoding.pack(encoded.lengths, self.tokens_per_batch))
         while batches:
             rows = batches.popleft()
             try:
-                output = self.model(**encoded.batch(rows, self.device))
+                with models.compiled("inference.compile"):
+                    output = self.model(**encoded.batch(rows, self.device))
             except torch.OutOfMemoryError:
                 if len(rows) == 1:
                     raise UserError(

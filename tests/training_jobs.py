@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray.train
+import torch
 
 import hub_server
 from raythief import models, training
 from raythief.artifacts import Storage
 from raythief.config import LABELS, Resources, Tracking, Training, merge
 from raythief.progress import silent
+from raythief.training import loop
 
 COUNT = 360
 SIGNS = ("one", "two", "three")
@@ -101,3 +104,21 @@ def trained(
 def steps_of(folder: Path) -> list[dict[str, Any]]:
     """What was told of each step."""
     return [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+
+
+def holds(loss: Any, tokens: int) -> Any:
+    """A worker's ``_loss`` on a device that holds micro-batches of so many padded tokens."""
+
+    def of(worker: Any, rows: Any) -> Any:
+        if len(rows) * worker.data.pairs.lengths[rows].max() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss(worker, rows)
+
+    return of
+
+
+def with_a_short_second_worker(config: Any) -> None:
+    """The loop of a group whose second worker has less memory than the others."""
+    if ray.train.get_context().get_world_rank() == 1:
+        loop._Worker._loss = holds(loop._Worker._loss, 100)  # type: ignore[method-assign]
+    loop.worker_loop(config)

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from raythief.config.base import Section
 from raythief.config.keys import holds_keys
 
+_ONE_GPU = "gpus is above 1, and a {} computes on one GPU alone; give 1, and more {}"
+
 
 class Workers(Section):
     """A group of equal workers."""
@@ -20,9 +22,9 @@ class Workers(Section):
     cpus: float = Field(1.0, gt=0)
     """CPUs of each."""
     gpus: float | None = Field(None, ge=0)
-    """GPUs of each; null takes one where the cluster has any or its autoscaler may add some. Where
-    there are none, what would keep CPU workers for over an hour is refused; 0 says that CPUs are
-    meant. Several small models share a GPU with a part of one (0.25)."""
+    """GPUs of each, at most 1; null takes one where the cluster has any or its autoscaler may add
+    some. Where there are none, what would keep CPU workers for over an hour is refused; 0 says that
+    CPUs are meant. Several small models share a GPU with a part of one (0.25)."""
     accelerator: str | None = Field(None, min_length=1)
     """Kind of GPU, as Ray's nodes report it (`H100`, `A100`, `T4`, `AMD-Instinct-MI300X-OAM`); null
     takes any."""
@@ -43,8 +45,8 @@ class Workers(Section):
         if self.gpus is not None:
             if asked and not self.gpus:
                 raise ValueError(f"{asked[0]} asks for a GPU, and gpus is 0; raise it")
-            if self.gpus > 1 and self.gpus % 1:
-                raise ValueError("gpus above 1 must be whole: Ray gives parts of one GPU only")
+            if self.gpus > 1:
+                raise ValueError(_ONE_GPU.format("worker", "workers"))
         return self
 
 
@@ -127,7 +129,7 @@ class Serve(Section):
     cpus: float = Field(1.0, gt=0)
     """CPUs of each copy."""
     gpus: float | None = Field(None, ge=0)
-    """GPUs of each copy; null takes one where the cluster has any or may get some."""
+    """GPUs of each copy, at most 1; null takes one where the cluster has any or may get some."""
     max_pairs_per_batch: int = Field(256, ge=1)
     """Pairs, of all requests that wait, that go through the model together;
     `inference.tokens_per_batch` still bounds each forward pass."""
@@ -146,6 +148,8 @@ class Serve(Section):
     def _bounds_in_order(self) -> Serve:
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError("max_replicas is below replicas; raise it, or leave it null")
+        if self.gpus is not None and self.gpus > 1:
+            raise ValueError(_ONE_GPU.format("copy", "replicas"))
         return self
 
 

@@ -125,10 +125,11 @@ class Training(Section):
     """Longest encoded pair, or as long as the model can hold; longer ones are cut at the end of the
     longer sentence."""
     tokens_per_micro_batch: int | None = Field(None, ge=8)
-    """Padded tokens that one worker holds at once; gradients are summed over micro-batches. Null
-    takes 8,192 on a GPU and 2,048 on a CPU."""
+    """Padded tokens that one worker holds at once, halved where its GPU's memory does not hold
+    them; gradients are summed over micro-batches. Null takes 8,192 on a GPU and 2,048 on a CPU."""
     precision: Precision = "auto"
-    """`auto` is bfloat16 where the GPU has it, else float32."""
+    """`auto` is bfloat16 where the GPU has it, else float32; a training keeps to its end the one in
+    which it began, on whatever device it goes on."""
     seed: int | None = Field(None, ge=0)
     """Seed of classifier head, dropout and data order; null takes the spec's."""
 
@@ -307,6 +308,15 @@ class Inference(Section):
     compile: bool = False
     """Compile the model with `torch.compile` (dynamic shapes): on two CPU cores 4 % faster, after
     40 s in every actor. Not measured on a GPU."""
+
+    @model_validator(mode="after")
+    def _flash_attention_has_its_format(self) -> Inference:
+        if self.attention == "flash_attention_2" and self.precision == "float32":
+            raise ValueError(
+                "attention flash_attention_2 computes in bfloat16 alone; set precision to it, or "
+                "attention to auto"
+            )
+        return self
 
 
 class Miniature(Section):

@@ -118,11 +118,14 @@ def victim(spec: Spec) -> tuple[models.Source, tuple[Label, ...] | None]:
                 f"victim: {spec.storage} does not hold it yet; train it with "
                 "`raythief run SPEC --until victim` first"
             )
-        return models.Source(artifact=artifact), None  # it names its outputs itself
+        source = models.Source(artifact=artifact)
+        models.check_attention(source, spec.inference.attention, "victim.model")
+        return source, None  # it names its outputs itself
     if chosen.model.startswith("miniature:"):
         raise UserError(f"victim.model: `{chosen.model}` is a bare encoder; give victim.training")
     source = models.find(chosen, spec.root, "victim.model")
     check_names(source, chosen.labels)
+    models.check_attention(source, spec.inference.attention, "victim.model")
     return source, chosen.labels
 
 

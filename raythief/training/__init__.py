@@ -6,6 +6,7 @@
     objective   the loss of hard and of soft labels
     loop        what a worker does
     parallel    one model on several workers
+    memory      what is done where a GPU's memory is short
     state       where a training is: its checkpoints
     local       those of a training without a worker group
     continuation  a longer training that goes on from a shorter one

@@ -22,10 +22,11 @@ import ray.train
 import torch
 from numpy.typing import NDArray
 
-from raythief import accelerators, encoding, models, speed
+from raythief import accelerators, models, speed
 from raythief.config import LABELS, Training
+from raythief.errors import UserError
 from raythief.progress import Tell, Watch
-from raythief.training import collapse, continuation, objective, parallel, selection
+from raythief.training import collapse, continuation, memory, objective, parallel, selection
 from raythief.training.data import Dataset
 from raythief.training.job import Job
 from raythief.training.record import MEASURED, Recorder
@@ -47,20 +48,35 @@ WARM_STEPS = 3
 
 
 def worker_loop(config: Mapping[str, Any]) -> None:
-    """Train from the last checkpoint, or from the beginning, to the end."""
+    """Train from the last checkpoint, or from the beginning, to the end.
+
+    Raises:
+        UserError: the GPU's memory does not hold the model, or a single row; or it can not be
+            compiled.
+        memory.SmallerError: it holds no micro-batch of this size, and several workers share it.
+    """
+    try:
+        with models.compiled("resources.training.compile"):
+            _train(config)
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "resources.training: the GPU's memory does not hold the model and its optimiser; take "
+            "a larger GPU, or shard them over more workers (parallel: fsdp)"
+        ) from None
+
+
+def _train(config: Mapping[str, Any]) -> None:
     job: Job = config["job"]
     training, how = job.training, job.resources.training
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(how.cpus)))
     device = accelerators.device()
-    precision = models.dtype(training.precision, device)
 
     folder = job.source.local()
     plain = _model(job, folder)
     if training.freeze_embeddings:
         plain.base_model.embeddings.requires_grad_(False)
-    peak = speed.matrix_flops(device, precision) if rank == 0 else 0.0
     flops = speed.training_flops(plain)
     model = parallel.spread(plain, how, device, world)
     optimizer = _optimizer(plain, training, device)
@@ -72,19 +88,27 @@ def worker_loop(config: Mapping[str, Any]) -> None:
     kept = latest(job.target)
     if kept is None and job.earlier is not None:
         kept = continuation.take(job.earlier, job.target, schedule, first=rank == 0)
+    precision = _precision(training, device, kept)
+    peak = speed.matrix_flops(device, precision) if rank == 0 else 0.0
     state = State() if kept is None else State.restored(kept, plain, optimizer)
+    state.precision = models.format_name(precision)
     chosen, best = training.selection, selection.Best(job.target)
-    tokens = training.tokens_per_micro_batch or TOKENS_PER_MICRO_BATCH[device.type]
-    judge = selection.Judge(job, data, tokens, precision, device, rank, world)
+    asked = training.tokens_per_micro_batch or TOKENS_PER_MICRO_BATCH[device.type]
+    tokens = min(asked, memory.most(job.target, device) or asked)
+    room = memory.Room(
+        job.target,
+        device,
+        min(parallel.gathered(tokens)),  # all of them cut a step's batch alike
+        alone=world == 1 and not parallel.is_sharded(model),
+    )
+    judge = selection.Judge(job, data, room, precision, rank, world)
     tell: Tell = config["tell"]
     earlier = state.continues["steps"] if state.continues else 0
     recorder = Recorder(job.target, tell, rank, world, state.step, schedule.steps, earlier)
     recorder.share_of_peak = flops / peak / world if peak else 0.0
     weights = objective.class_weights(labels, training.class_weights).to(device)
     guess = collapse.Guess.of(counts, weights.tolist(), training.soft_labels is not None)
-    worker = _Worker(
-        model, optimizer, data, weights, training, tokens, precision, device, rank, world
-    )
+    worker = _Worker(model, optimizer, data, weights, training, room, precision, rank, world)
 
     model.train()
     wanted = all(_wanted(tell, look, schedule, device, rank, world) for look in state.looks)
@@ -92,11 +116,10 @@ def worker_loop(config: Mapping[str, Any]) -> None:
     for step in range(state.step, schedule.steps):
         if state.ended or not wanted:
             break
-        torch.manual_seed(_stream(job.seed, step, rank))  # dropout
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
         rows = data.train[schedule.rows(step)]
-        measured = worker.step(rows)
+        measured = worker.step(rows, _stream(job.seed, step, rank))
         now = time.perf_counter()
         recorder.add(
             measured,
@@ -150,8 +173,13 @@ def worker_loop(config: Mapping[str, Any]) -> None:
         bought = job.examples[0].labels is not None
         metric = selection.metric(chosen, data, bought)
         summary["selection"] = {"metric": metric, **state.best, "looks": state.looks}
+    if job.fresh_head and models.has_head(folder):
+        summary["notes"].append(
+            "the model that it began from is a classifier already: its head was replaced, and its "
+            "encoder may know the task"
+        )
     job.target.write(SUMMARY, json.dumps(summary).encode())
-    fast = _speed(recorder.close(), flops, peak, world, device)
+    fast = _speed(recorder.close(), flops, peak, world, room)
     job.target.write(SPEED, json.dumps({"speed": fast}).encode())
 
 
@@ -164,51 +192,66 @@ class _Worker:
     data: Dataset
     weights: torch.Tensor
     training: Training
-    tokens: int
-    """Padded tokens that it holds at once."""
+    room: memory.Room
     precision: torch.dtype
-    device: torch.device
     rank: int
     world: int
 
-    def step(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """One optimiser step on a global batch.
+    def step(self, rows: NDArray[np.int64], stream: int) -> torch.Tensor:
+        """One optimiser step on a global batch; ``stream`` is the seed of its dropout.
 
         Returns:
             Figures of this worker, which summed over the workers are those of the step (loss and
             gradient norm times the number of workers), float64 [MEASURED].
         """
-        pairs, count = self.data.pairs, len(rows)
-        share = rows[self.rank :: self.world]
-        if not len(share):  # a worker must not miss a step, though there is no row for it
-            share, count = rows[:1], 0
-        measured = torch.zeros(MEASURED, dtype=torch.float64, device=self.device)
-        parts = encoding.pack(pairs.lengths[share], self.tokens)
-        for i, part in enumerate(parts):
-            last = i + 1 == len(parts)
-            with contextlib.nullcontext() if last else parallel.unsynchronised(self.model):
-                loss, logits = self._loss(share[part])
-                # Gradients are averaged over workers; times ``world`` makes that the sum.
-                (loss * (self.world / count if count else 0.0)).backward()
-            if count:
-                measured[0] += loss.detach() * self.world / count
-                measured[2:5] += torch.bincount(logits.argmax(-1), minlength=len(LABELS))
-                measured[5] += len(part) * int(pairs.lengths[share[part]].max())
+        measured, short = self._gradients(rows, stream)
+        while len(short):  # what did not fit is let go by now
+            self.optimizer.zero_grad(set_to_none=True)
+            self.room.shrink(short)
+            measured, short = self._gradients(rows, stream)
         measured[1] = parallel.clip(self.model, self.training.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return measured
 
+    def _gradients(
+        self, rows: NDArray[np.int64], stream: int
+    ) -> tuple[torch.Tensor, NDArray[np.int64]]:
+        """Add up the gradients of a global batch.
+
+        Returns:
+            The step's figures, but for the gradient norm; and the tokens of each row of a
+            micro-batch that the memory did not hold, none if all is well.
+        """
+        torch.manual_seed(stream)
+        lengths, count = self.data.pairs.lengths[rows], len(rows)
+        measured = torch.zeros(MEASURED, dtype=torch.float64, device=self.room.device)
+        parts = parallel.shares(lengths, self.room.tokens, self.world)[self.rank]
+        for i, (part, counts) in enumerate(parts):
+            last = i + 1 == len(parts)
+            try:
+                with contextlib.nullcontext() if last else parallel.unsynchronised(self.model):
+                    loss, logits = self._loss(rows[part])
+                    # Gradients are averaged over workers; times ``world`` makes that the sum.
+                    (loss * (self.world / count if counts else 0.0)).backward()
+            except torch.OutOfMemoryError:
+                return measured, lengths[part]
+            if counts:
+                measured[0] += loss.detach() * self.world / count
+                measured[2:5] += torch.bincount(logits.argmax(-1), minlength=len(LABELS))
+                measured[5] += len(part) * int(lengths[part].max())
+        return measured, lengths[:0]
+
     def _loss(self, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """The summed loss of some rows, and the model's outputs for them."""
         with torch.autocast(
-            self.device.type, self.precision, enabled=self.precision != torch.float32
+            self.room.device.type, self.precision, enabled=self.precision != torch.float32
         ):
-            logits = self.model(**self.data.pairs.batch(rows, self.device)).logits
-        labels = torch.from_numpy(self.data.labels[rows]).to(self.device)
+            logits = self.model(**self.data.pairs.batch(rows, self.room.device)).logits
+        labels = torch.from_numpy(self.data.labels[rows]).to(self.room.device)
         scores = None
         if self.data.scores is not None:
-            scores = torch.from_numpy(self.data.scores[rows]).to(self.device)
+            scores = torch.from_numpy(self.data.scores[rows]).to(self.room.device)
         each = objective.losses(logits, labels, self.weights, scores, self.training.soft_labels)
         return each.sum(), logits.detach()
 
@@ -221,6 +264,18 @@ def _model(job: Job, folder: Path) -> Any:
     names = tuple(model.config.id2label[i] for i in range(len(LABELS)))
     assert names == LABELS, f"{folder} orders its labels {names}"
     return model
+
+
+def _precision(
+    training: Training, device: torch.device, kept: Mapping[str, Any] | None
+) -> torch.dtype:
+    """The number format of all workers, and of all of a training's steps.
+
+    Where devices differ, it is the one that each of them has. All workers must call this.
+    """
+    begun = kept.get("precision") if kept else None  # none in checkpoints of earlier versions
+    each = parallel.gathered(models.dtype(training.precision, device, begun))
+    return torch.float32 if torch.float32 in each else torch.bfloat16
 
 
 def _optimizer(
@@ -297,18 +352,20 @@ def _summary(
         "ended": state.ended,
         "continues": state.continues,
         "selection": None,
+        "notes": [],
+        "precision": state.precision,
         "device": models.name_of(device),
     }
 
 
 def _speed(
-    steps: list[dict[str, Any]], flops: float, peak: float, world: int, device: torch.device
+    steps: list[dict[str, Any]], flops: float, peak: float, world: int, room: memory.Room
 ) -> dict[str, Any]:
     """How fast a training was: tokens a second, and what share of the measured peak that is."""
     counted = steps[WARM_STEPS:] or steps
     tokens = sum(one["tokens"] for one in counted)
     per_second = tokens / sum(one["seconds"] for one in counted)
-    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    on_gpu = room.device.type == "cuda"
     return {
         "workers": world,
         "mean_workers": _mean_workers(steps, world),
@@ -318,7 +375,8 @@ def _speed(
         "flops_per_token": flops,
         "matrix_flops_per_second": peak,
         "utilisation": per_second * flops / (peak * world),
-        "peak_memory_bytes": memory,
+        "tokens_per_micro_batch": room.tokens,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(room.device) if on_gpu else None,
     }
 
 

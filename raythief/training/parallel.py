@@ -6,11 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import ray.train.torch
 import torch
+from numpy.typing import NDArray
 from torch.distributed.checkpoint import state_dict as full
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from raythief import encoding
 from raythief.config import TrainingWorkers
 
 _BYTES_PER_WEIGHT = 16
@@ -31,7 +34,7 @@ def spread(
     if how.activation_checkpointing:
         plain.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     plain.to(device)
-    sharded = _is_sharded(plain, how, device, world)
+    sharded = _is_to_be_sharded(plain, how, device, world)
     if sharded:
         for layer in _layers(plain):
             fully_shard(layer)
@@ -44,10 +47,52 @@ def spread(
     return model
 
 
+def shares(
+    lengths: NDArray[np.int64], tokens: int, world: int
+) -> list[list[tuple[NDArray[np.int64], bool]]]:
+    """Cut a step's batch into micro-batches, as many for each worker.
+
+    Every forward and backward pass of a sharded model is a collective, without which the other
+    workers wait for ever. So whoever has fewer micro-batches goes through the batch's shortest row
+    again at the end, which is not to count. All is reckoned from what every worker knows.
+
+    Args:
+        lengths: Tokens of each row of the batch, shape [rows].
+        tokens: Padded tokens that a worker holds at once.
+        world: Number of workers.
+
+    Returns:
+        For each worker its micro-batches, each the places of its rows in the batch and whether
+        these count.
+    """
+    places = [np.arange(rank, len(lengths), world) for rank in range(world)]
+    packed = [[own[part] for part in encoding.pack(lengths[own], tokens)] for own in places]
+    most = max(map(len, packed))
+    idle = np.array([lengths.argmin()])
+    return [
+        [*((part, True) for part in parts), *[(idle, False)] * (most - len(parts))]
+        for parts in packed
+    ]
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether ``spread`` has sharded it, be it on a single worker."""
+    return isinstance(model, FSDPModule)
+
+
+def gathered(value: Any) -> list[Any]:
+    """What each worker gives, in the order of ranks; all workers must call this."""
+    if not torch.distributed.is_initialized():
+        return [value]
+    values = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
 @contextlib.contextmanager
 def unsynchronised(model: torch.nn.Module) -> Iterator[None]:
     """Keep gradients on this worker until the last micro-batch of a step."""
-    if isinstance(model, FSDPModule):
+    if is_sharded(model):
         model.set_requires_gradient_sync(False)
         try:
             yield
@@ -88,7 +133,7 @@ def take_moments(
     full.set_optimizer_state_dict(model, optimizer, kept, options=_WHOLE)
 
 
-def _is_sharded(
+def _is_to_be_sharded(
     plain: torch.nn.Module, how: TrainingWorkers, device: torch.device, world: int
 ) -> bool:
     if how.parallel != "auto":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +15,15 @@ import ray.train.torch
 
 from raythief import accelerators, calls, progress
 from raythief.artifacts import WORK
-from raythief.errors import find_user_error
+from raythief.config import Training
+from raythief.errors import UserError, find_error
+from raythief.training import memory
 from raythief.training.data import prepare
 from raythief.training.job import Job
 from raythief.training.loop import SPEED, SUMMARY, worker_loop
 from raythief.training.tracking import callbacks
+
+log = logging.getLogger(__name__)
 
 _alone = threading.Lock()
 """Ray Train holds one training at a time in a process that is no worker."""
@@ -29,17 +34,18 @@ class StoppedError(Exception):
 
 
 class _NoSecondTry(ray.train.UserCallback):
-    """Ends a training at a user's mistake, which Ray Train would take for a crash: workers that
-    are started anew only meet it again."""
+    """Ends a training where Ray Train would take for a crash what is none: at a user's mistake,
+    which workers that are started anew only meet again, and where it is to begin again."""
 
     def after_exception(
         self, run_context: Any, worker_exceptions: Mapping[int, BaseException]
     ) -> None:
         """Fail the controller itself, whose failures Ray Train does not try again."""
-        for error in worker_exceptions.values():
-            mistake = find_user_error(error)
-            if mistake is not None:
-                raise mistake
+        for kind in (UserError, memory.SmallerError):
+            for error in worker_exceptions.values():
+                found = find_error(error, kind)
+                if found is not None:
+                    raise found
 
 
 def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
@@ -51,8 +57,9 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
         Results for the manifest: ``examples``, ``steps``, ``final_loss``, ``history``,
         ``label_counts``, ``majority_rate``, ``collapse`` (its signs),
         ``selection``, ``ended`` (why before its last step), ``continues`` (the shorter training
-        that it went on from), ``device``, ``speed`` and ``gpus`` (of each worker). The model lies
-        in the artifact's ``model`` folder.
+        that it went on from), ``notes`` (what a reader must know), ``precision`` (its number
+        format), ``device``, ``speed`` and ``gpus`` (of each worker). The model lies in the
+        artifact's ``model`` folder.
 
     Raises:
         StoppedError: ``tell`` is a ``Watch`` that did not want it to go on. Its checkpoint is kept.
@@ -65,11 +72,11 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
             # No CPU of its own: the workers have taken theirs, and do nothing until this is done.
             how = {"restarts": job.resources.restarts, "num_cpus": 0}
             with contextlib.closing(calls.Call(prepare, *parts, far, **how)) as examples:
-                _trainer(job, {"job": job, "data": examples.result, "tell": far}).fit()
+                _fit(job, {"job": job, "data": examples.result, "tell": far})
     else:
         with _alone:
             data = ray.put(prepare(*parts, tell))
-            _trainer(job, {"job": job, "data": data, "tell": tell}).fit()
+            _fit(job, {"job": job, "data": data, "tell": tell})
     found: dict[str, Any] = {}
     for name in (SUMMARY, SPEED):
         content = job.target.storage.read_bytes(f"{job.target.path}/{name}")
@@ -79,10 +86,31 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
     return {**found, "gpus": accelerators.gpus(job.resources.training)}
 
 
+def _fit(job: Job, config: dict[str, Any]) -> None:
+    """Train, and begin again as often as micro-batches turn out to be too large.
+
+    Each time they are at most half as large, so that it ends.
+    """
+    while True:
+        try:
+            _trainer(job, config).fit()
+            return
+        except Exception as error:
+            smaller = find_error(error, memory.SmallerError)
+            if smaller is None:
+                raise
+            log.warning("%s: %s; on from the last checkpoint", job.target.path, smaller)
+
+
+def most_rows(training: Training) -> int:
+    """Rows that a step may have; more workers would be of no use. Each row has a token or more."""
+    return training.batch_tokens or training.batch_size
+
+
 def _trainer(job: Job, config: dict[str, Any]) -> ray.train.torch.TorchTrainer:
     how, resources, storage = job.resources.training, job.resources, job.target.storage
     bundle = {unit: amount for unit, amount in accelerators.bundle(how).items() if amount}
-    workers = min(how.workers, job.training.batch_size)
+    workers = min(how.workers, most_rows(job.training))
     least = min(how.min_workers or workers, workers)
     return ray.train.torch.TorchTrainer(
         worker_loop,

@@ -16,6 +16,7 @@ from raythief.artifacts import WORK, Artifact
 from raythief.config import HELD_OUT, Selection
 from raythief.training.data import ENGLISH, Dataset
 from raythief.training.job import Job
+from raythief.training.memory import Room
 
 _FOLDER = f"{WORK}/best"
 _TOKENS = 4
@@ -35,21 +36,14 @@ class Judge:
     """Scores a model on the rows that are set apart, shared by all workers."""
 
     def __init__(
-        self, job: Job, data: Dataset, tokens: int, precision: torch.dtype, device: torch.device,
-        rank: int, world: int,
-    ) -> None:  # fmt: skip
+        self, job: Job, data: Dataset, room: Room, precision: torch.dtype, rank: int, world: int
+    ) -> None:
         names = [examples.table for examples in job.judges]
         self.english = names.index(ENGLISH) if len(names) > 1 and ENGLISH in names else None
         """The group that is English, where there are others."""
-        self.data, self.precision, self.device = data, precision, device
+        self.data, self.room, self.precision = data, room, precision
         self.rank, self.world = rank, world
-        self.batches: list[tuple[int, NDArray[np.int64]]] = []
-        """Group and rows of each batch."""
-        for group, rows in enumerate(data.judges):
-            packed = encoding.pack(data.pairs.lengths[rows], _TOKENS * tokens)
-            self.batches += [(group, rows[part]) for part in packed]
 
-    @torch.no_grad()
     def score(self, model: Any) -> dict[str, float]:
         """The share of rows whose label the model gives.
 
@@ -61,17 +55,10 @@ class Judge:
         model can not go on without each other.
         """
         model.eval()
-        right = torch.zeros(len(self.data.judges), dtype=torch.float64, device=self.device)
-        for turn in range(math.ceil(len(self.batches) / self.world)):
-            place = turn * self.world + self.rank
-            group, rows = self.batches[place % len(self.batches)]
-            with torch.autocast(
-                self.device.type, self.precision, enabled=self.precision != torch.float32
-            ):
-                logits = model(**self.data.pairs.batch(rows, self.device)).logits
-            gold = torch.from_numpy(self.data.labels[rows]).to(self.device)
-            if place < len(self.batches):
-                right[group] += (logits.argmax(-1) == gold).sum()
+        right, short = self._right(model)
+        while len(short):  # what did not fit is let go by now
+            self.room.shrink(short, _TOKENS)
+            right, short = self._right(model)
         model.train()
         if self.world > 1:
             torch.distributed.all_reduce(right)
@@ -82,6 +69,33 @@ class Judge:
             found["english"] = shares.pop(self.english)
             found["elsewhere"] = sum(shares) / len(shares)
         return found
+
+    @torch.no_grad()
+    def _right(self, model: Any) -> tuple[torch.Tensor, NDArray[np.int64]]:
+        """How many rows of this worker's batches the model gets right, shape [groups]; and the
+        tokens of each row of a batch that the memory did not hold, none if all is well.
+        """
+        device, lengths = self.room.device, self.data.pairs.lengths
+        batches = [
+            (group, rows[part])
+            for group, rows in enumerate(self.data.judges)
+            for part in encoding.pack(lengths[rows], _TOKENS * self.room.tokens)
+        ]
+        right = torch.zeros(len(self.data.judges), dtype=torch.float64, device=device)
+        for turn in range(math.ceil(len(batches) / self.world)):
+            place = turn * self.world + self.rank
+            group, rows = batches[place % len(batches)]
+            try:
+                with torch.autocast(
+                    device.type, self.precision, enabled=self.precision != torch.float32
+                ):
+                    logits = model(**self.data.pairs.batch(rows, device)).logits
+            except torch.OutOfMemoryError:
+                return right, lengths[rows]
+            gold = torch.from_numpy(self.data.labels[rows]).to(device)
+            if place < len(batches):
+                right[group] += (logits.argmax(-1) == gold).sum()
+        return right, lengths[:0]
 
 
 class Best:

@@ -50,6 +50,8 @@ class State:
     """Why it ended before its last step."""
     told: int = 0
     """The step up to which trackers were told."""
+    precision: str = ""
+    """The number format of its steps; empty in checkpoints of earlier versions."""
     continues: dict[str, Any] | None = None
     """The shorter training that it goes on from: ``path``, ``steps``, ``seconds`` that it took."""
 
@@ -58,15 +60,14 @@ class State:
         cls, kept: dict[str, Any], model: torch.nn.Module, optimizer: torch.optim.Optimizer
     ) -> State:
         """From what ``entries`` gave; all workers must call this."""
-        if torch.distributed.is_initialized():
-            steps = [0] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(steps, kept["step"])
-            if len(set(steps)) > 1:  # Ray Train starts the workers anew
-                raise RuntimeError(f"the workers read checkpoints of different steps: {steps}")
+        steps = parallel.gathered(kept["step"])
+        if len(set(steps)) > 1:  # Ray Train starts the workers anew
+            raise RuntimeError(f"the workers read checkpoints of different steps: {steps}")
         parallel.take_weights(model, kept["model"])
         parallel.take_moments(model, optimizer, kept["optimizer"])
         kept["latest"] = [Step(**one) for one in kept["latest"]]
-        return cls(**{one.name: kept[one.name] for one in dataclasses.fields(cls)})
+        names = [one.name for one in dataclasses.fields(cls)]
+        return cls(**{name: kept[name] for name in names if name in kept})
 
     @property
     def best(self) -> dict[str, float] | None:

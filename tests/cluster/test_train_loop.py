@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray.cloudpickle
 from mlflow import MlflowClient
 from transformers import pipeline
 
@@ -20,6 +21,7 @@ import training_jobs
 from raythief import chance, clusters, training
 from raythief.config import LABELS, Selection
 from raythief.progress import Watch
+from raythief.training import runner
 from raythief.training.data import held_out
 
 ALONE = {"training": {"workers": 0}}
@@ -166,6 +168,23 @@ def test_shards_on_two_workers_with_activations_computed_twice_learn_the_same(
     assert early == pytest.approx([p["loss"] for p in plain[1]["history"][:30]], rel=1e-3)
     assert results["speed"]["workers"] == results["speed"]["mean_workers"] == 2
     assert results["gpus"] == 0.0
+
+
+@pytest.mark.slow
+def test_a_worker_whose_memory_is_short_begins_again_with_the_others(
+    folder: Path, plain: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which counts as none of the failures that a training bears."""
+    monkeypatch.setattr(runner, "worker_loop", training_jobs.with_a_short_second_worker)
+    resources = {"training": {"workers": 2}, "restarts": 0, "checkpoint_every": 10}
+    ray.cloudpickle.register_pickle_by_value(training_jobs)  # workers do not know the module
+    try:
+        _, results = training_jobs.trained(folder, "short of memory", resources, **LEARNING)
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(training_jobs)
+    early = [point["loss"] for point in results["history"][:30]]
+    assert early == pytest.approx([p["loss"] for p in plain[1]["history"][:30]], rel=1e-3)
+    assert 50 <= results["speed"]["tokens_per_micro_batch"] <= 100
 
 
 def test_the_best_weights_are_kept_and_patience_ends_a_training(folder: Path) -> None:

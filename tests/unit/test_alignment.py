@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from raythief import alignment, bilstm, encoding, models, translations, wordvectors
+from raythief.artifacts import Storage
 from raythief.config import LABELS, Alignment, MiniatureParallel, MiniatureVectors
+from raythief.errors import UserError
 from raythief.miniature import world
 
 # --- the loss ---------------------------------------------------------------------------------
@@ -166,3 +169,25 @@ def test_the_same_seed_gives_the_same_weights(trained: Trained):
     assert told == again
     for name, weights in one.state_dict().items():
         assert weights.equal(two.state_dict()[name]), name
+
+
+def test_a_gpu_that_is_too_small_is_told_of(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(alignment, "align", short)
+    storage = Storage.at(str(tmp_path))
+    words, parallel = storage.artifact("bilstm", "a"), storage.artifact("parallel", "a")
+    for language in ("en", "de"):
+        words.upload(trained.folder / language, language)
+    english = storage.artifact("extractor", "a")
+    models.fresh_classifier(trained.folder / "en", seed=0).save_pretrained(tmp_path / "english")
+    models.tokenizer(trained.folder / "en").save_pretrained(tmp_path / "english")
+    english.upload(tmp_path / "english", "model")
+    parallel.write_table("de.parquet", pa.table({"english": ["a"], "translation": ["b"]}))
+    with pytest.raises(UserError, match=r"bilstm\.alignment: the GPU's memory does not hold"):
+        alignment._align_one(
+            storage.artifact("aligned", "a"), english, words, parallel, "de", Alignment(), 0, 1
+        )

@@ -151,7 +151,7 @@ def test_the_seed_decides_all_that_no_file_holds(folder: Path):
     assert one["encoder.embeddings.weight"][:3].count_nonzero() == 0
 
 
-@pytest.mark.parametrize("attention", ["auto", "eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["auto", "eager", "sdpa", "flash_attention_2"])
 def test_a_saved_model_loads_as_it_was(folder: Path, tmp_path: Path, attention: str):
     model = models.fresh_classifier(folder, seed=1)
     model.save_pretrained(tmp_path / "saved")

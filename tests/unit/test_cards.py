@@ -33,6 +33,7 @@ def made(
     real: float = 0.0,
     collapsed: bool = False,
     selection: Any = None,
+    notes: tuple[str, ...] = (),
     **model: Any,
 ) -> str:
     config = {
@@ -48,6 +49,7 @@ def made(
         "label_counts": dict.fromkeys(LABELS, 411),
         "collapse": ["the gradients are zero"] if collapsed else [],
         "selection": selection,
+        "notes": notes,
     }
     return card(config, results, labels)
 
@@ -82,6 +84,10 @@ def test_a_collapsed_model_says_so(labels: Artifact, collapsed: bool) -> None:
     assert (
         "It collapsed**: the gradients are zero" in made(labels, collapsed=collapsed)
     ) == collapsed
+
+
+def test_what_a_reader_must_know_is_told(labels: Artifact) -> None:
+    assert "**Note**: its head was replaced.\n" in made(labels, notes=("its head was replaced",))
 
 
 def test_what_weights_were_selected_on_is_told(labels: Artifact) -> None:

@@ -267,11 +267,11 @@ def test_hours_count_each_artifact_once_times_its_workers_and_gpus(tmp_path: Pat
     folder = storage.report()
     hours = {line["artifact"]: line for line in sheet(folder, "hours.csv")}
     own, shared = (storage.rows[0]["stages"][name]["path"] for name in ("extractor", "labels"))
-    assert float(hours[own]["gpu_hours"]) == pytest.approx(40.25 * 8 * 2 / 3600)
+    assert float(hours[own]["gpu_hours"]) == pytest.approx(40.25 * 8 * 0.25 / 3600)
     assert float(hours[shared]["gpu_hours"]) == pytest.approx(5.0 * 4 * 0.5 / 3600)
     assert float(hours[shared]["cpu_hours"]) == 0
     gpu = sum(float(line["gpu_hours"]) for line in hours.values())
-    assert gpu == pytest.approx((2 * 40.25 * 16 + 5.0 * 2) / 3600)
+    assert gpu == pytest.approx((2 * 40.25 * 2 + 5.0 * 2) / 3600)
     text = text_of(folder)
     assert f"20,010 queries ($40.02) and {gpu:.3f} GPU hours, ${3 * gpu:.2f} at $3.00" in text
 
