@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
-from raythief import accelerators, calls, cards, models
+from raythief import accelerators, calls, cards, models, results
 from raythief.artifacts import Artifact
 from raythief.bilstm import BiLstmForNli
 from raythief.config import LANGUAGES, Alignment, Language, Resources
@@ -90,7 +90,7 @@ def start(english: BiLstmForNli, folder: Path) -> BiLstmForNli:
 
 def align(
     english: Reader, other: Reader, sentences: pa.Table, how: Alignment, seed: list[int]
-) -> dict[str, Any]:
+) -> results.Alignment:
     """Train the other language's LSTM in place; all else stays as it is.
 
     Args:
@@ -101,9 +101,7 @@ def align(
         seed: Decides which sentences a step sees, and what they are set against.
 
     Returns:
-        ``sentences`` trained on, ``steps``, ``loss`` (mean over the last tenth), and ``before``
-        and ``after``, each ``found``: the share of the held-out sentences to which, of all those in
-        English, their own translation is nearest.
+        What it came to; its loss is the mean over the last tenth of the steps.
     """
     held = max(1, min(HELD_OUT, sentences.num_rows // 10))
     count = sentences.num_rows - held
@@ -128,13 +126,13 @@ def align(
         optimizer.step()
         losses.append(now.detach())
     other.model.encoder.embeddings.requires_grad_(False)
-    return {
-        "sentences": count,
-        "steps": how.steps,
-        "loss": float(torch.stack(losses[-max(1, how.steps // 10) :]).mean()),
-        "before": {"found": before},
-        "after": {"found": _found(english, other, sentences.slice(count))},
-    }
+    return results.Alignment(
+        sentences=count,
+        steps=how.steps,
+        loss=float(torch.stack(losses[-max(1, how.steps // 10) :]).mean()),
+        before=results.Found(found=before),
+        after=results.Found(found=_found(english, other, sentences.slice(count))),
+    )
 
 
 def _batches(
@@ -168,7 +166,7 @@ def build(
     seed: int,
     resources: Resources,
     tell: Tell,
-) -> dict[str, Any]:
+) -> results.Aligned:
     """Align every language, each in a process of its own; in this one where a training works there.
 
     A language's result is written when its model lies there whole, so a run that was killed goes
@@ -186,8 +184,7 @@ def build(
         tell: Told the languages that are done.
 
     Returns:
-        Results for the manifest: of each of the ``languages`` what ``align`` finds, its ``device``
-        and ``seconds``; ``device``, ``gpus`` of each process, and ``worker_seconds`` of all.
+        Results for the manifest.
     """
     target.upload(english.local("model"), "model/en")
     cpus = resources.training.cpus
@@ -201,14 +198,14 @@ def build(
     for language in _aligned(missing, resources):
         done += 1
         tell(done, len(languages), language)
-    found = {language: _result(target, language) or {} for language in languages}
-    devices = [one["device"] for one in found.values()]
-    return {
-        "languages": found,
-        "device": devices[0] if devices else None,
-        "gpus": accelerators.gpus(resources.training),
-        "worker_seconds": sum(one.get("seconds", 0.0) for one in found.values()),
-    }
+    found = {one: result for one in languages if (result := _result(target, one)) is not None}
+    devices = [one.device for one in found.values()]
+    return results.Aligned(
+        languages=found,
+        device=devices[0] if devices else None,
+        gpus=accelerators.gpus(resources.training),
+        worker_seconds=sum(one.seconds for one in found.values()),
+    )
 
 
 def _aligned(missing: Mapping[Language, Sequence[Any]], resources: Resources) -> Iterator[Language]:
@@ -230,11 +227,12 @@ def _aligned(missing: Mapping[Language, Sequence[Any]], resources: Resources) ->
         yield language
 
 
-def _result(target: Artifact, language: str) -> dict[str, Any] | None:
+def _result(target: Artifact, language: str) -> results.Alignment | None:
     """What a language's alignment came to; None if it has not been done."""
     text = target.storage.read_bytes(f"{target.path}/{language}.json")
-    found: dict[str, Any] | None = None if text is None else json.loads(text)
-    return found
+    if text is None:
+        return None
+    return results.Alignment.model_validate(json.loads(text), extra="ignore")
 
 
 def _align_one(
@@ -269,10 +267,11 @@ def _align_one(
             "extractor.bilstm.alignment: the GPU's memory does not hold its sentences; lower "
             "batch_size or max_tokens, or take a larger GPU"
         ) from None
-    found |= {"device": models.name_of(device), "seconds": round(time.monotonic() - started, 3)}
+    seconds = round(time.monotonic() - started, 3)
+    found = found.model_copy(update={"device": models.name_of(device), "seconds": seconds})
     with tempfile.TemporaryDirectory() as scratch:
         theirs.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         (Path(scratch) / "README.md").write_text(cards.aligned(language, found), encoding="utf-8")
         target.upload(Path(scratch), f"model/{language}")
-    target.write(f"{language}.json", json.dumps(found).encode())
+    target.write(f"{language}.json", found.model_dump_json().encode())

@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from raythief import accelerators, models, nli, sharding
+from raythief import accelerators, models, nli, results, sharding
 from raythief.artifacts import WORK, Artifact
 from raythief.config import Inference, Resources
 from raythief.errors import UserError
@@ -146,7 +146,7 @@ def embed(
     inference: Inference,
     resources: Resources,
     tell: Tell,
-) -> dict[str, Any]:
+) -> results.Vectors:
     """Write the vector of each pair.
 
     Args:
@@ -173,12 +173,13 @@ def embed(
         resources.restarts,
         tell,
     )
-    return {
-        "pairs": pairs.num_rows,
-        "tokens": sum(part["tokens"] for part in parts),
-        "device": parts[0]["device"],
+    return results.Vectors(
+        pairs=pairs.num_rows,
+        tokens=sum(part["tokens"] for part in parts),
+        device=parts[0]["device"],
+        precision=chosen,
         **sharding.used(resources.inference, len(shards)),
-    }
+    )
 
 
 def to_table(ids: Any, vectors: NDArray[np.float32]) -> pa.Table:
@@ -281,7 +282,7 @@ def compare(
     distance: Distance,
     resources: Resources,
     tell: Tell,
-) -> dict[str, Any]:
+) -> results.Distances:
     """Measure how far real pairs and queries are from the nearest training pair.
 
     Args:
@@ -332,13 +333,13 @@ def compare(
             pa.table({"id": asked, "distance": found[own], "nearest": ids[own]}),
         )
         distances[name], start = found[own], own.stop
-    return {
-        "train": count,
-        "distance": distance,
-        "device": parts[0]["device"],
+    return results.Distances(
+        train=count,
+        distance=distance,
+        device=parts[0]["device"],
         **sharding.used(resources.inference, len(shards)),
         **describe(distances["real"], distances["gibberish"]),
-    }
+    )
 
 
 def _rows(artifact: Artifact) -> int:

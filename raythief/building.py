@@ -18,6 +18,7 @@ from raythief.artifacts import Artifact, DamagedError, Storage
 from raythief.config import Costs
 from raythief.errors import explain
 from raythief.progress import Display
+from raythief.results import RESULTS, Training
 from raythief.stages import Stage
 
 _READERS = 16
@@ -192,10 +193,10 @@ def build(
             return Outcome(error=f"{type(error).__name__}: {error}", fault=error)
         how = f"{manifest['seconds']:7.1f} s" if built else "  there   "
         display.line(f"[green]✓[/] {how}  {title:<28} [dim]{artifact.path}[/]")
-        for sign in manifest["results"].get("collapse", ()):
-            display.line(f"[yellow]!            {title} has collapsed: {sign}[/]")
-        for note in manifest["results"].get("notes", ()):
-            display.line(f"[yellow]!            {title}: {note}[/]")
+        if RESULTS.get(stage.name) is Training:
+            found = Training.model_validate(manifest["results"], extra="ignore")
+            for line in found.warnings(title):
+                display.line(f"[yellow]!            {line}[/]")
         return Outcome(artifact, built)
 
     pool = ThreadPoolExecutor(concurrent)

@@ -9,11 +9,12 @@ import yaml
 
 from raythief.artifacts import Artifact
 from raythief.config import LABELS
+from raythief.results import Alignment, Labels, Training, read
 
 _IMPORT_BILSTM = "    import raythief.bilstm  # makes the model known to transformers\n"
 
 
-def card(config: Mapping[str, Any], results: Mapping[str, Any], labels: Artifact | None) -> str:
+def card(config: Mapping[str, Any], results: Training, labels: Artifact | None) -> str:
     """The card of a trained model, as Markdown with the hub's metadata.
 
     Args:
@@ -38,17 +39,15 @@ def card(config: Mapping[str, Any], results: Mapping[str, Any], labels: Artifact
         made += (
             f"It saw {config['real_fraction']:.4g} of the real training data, with gold labels.\n"
         )
-    counts = ", ".join(f"{label} {count:,}" for label, count in results["label_counts"].items())
+    counts = ", ".join(f"{label} {count:,}" for label, count in results.label_counts.items())
     settings = "\n".join(f"| {name} | {value} |" for name, value in config["training"].items())
     head = "a new head" if config["fresh_head"] else "the head that it had"
-    warning = (
-        f"\n**It collapsed**: {'; '.join(results['collapse'])}.\n" if results["collapse"] else ""
-    )
-    warning += "".join(f"\n**Note**: {note}.\n" for note in results.get("notes", ()))
-    selection = results["selection"]
+    warning = f"\n**It collapsed**: {'; '.join(results.collapse)}.\n" if results.collapse else ""
+    warning += "".join(f"\n**Note**: {note}.\n" for note in results.notes)
+    selection = results.selection
     kept = (
-        f"Its weights are those of step {selection['step']:,}, the best of "
-        f"{len(selection['looks'])} by {selection['metric']} ({selection['score']:.1%}).\n"
+        f"Its weights are those of step {selection.step:,}, the best of "
+        f"{len(selection.looks)} by {selection.metric} ({selection.score:.1%}).\n"
         if selection
         else ""
     )
@@ -61,8 +60,8 @@ def card(config: Mapping[str, Any], results: Mapping[str, Any], labels: Artifact
 Natural language inference: premise and hypothesis in, one of {", ".join(LABELS)} out.
 {warning}
 {made}
-It is {_origin(encoder)} under {head}, fine-tuned on {results["examples"]:,} pairs ({counts}) in
-{results["steps"]:,} steps to a loss of {results["final_loss"]:.4f}.
+It is {_origin(encoder)} under {head}, fine-tuned on {results.examples:,} pairs ({counts}) in
+{results.steps:,} steps to a loss of {results.final_loss:.4f}.
 {kept}
 | setting | |
 | --- | --- |
@@ -80,7 +79,7 @@ was made from go on to hold.
 """
 
 
-def aligned(language: str, results: Mapping[str, Any]) -> str:
+def aligned(language: str, results: Alignment) -> str:
     """The card of a BiLSTM whose encoder was aligned to the English one, as Markdown.
 
     Args:
@@ -101,10 +100,10 @@ def aligned(language: str, results: Mapping[str, Any]) -> str:
 
 Natural language inference: premise and hypothesis in, one of {", ".join(LABELS)} out. It saw no
 labels in `{language}`: its encoder was fitted to that of the English model (folder `en` beside this
-one) on {results["sentences"]:,} sentences and their translations, in {results["steps"]:,} steps.
+one) on {results.sentences:,} sentences and their translations, in {results.steps:,} steps.
 
-Of held-out sentences {results["after"]["found"]:.1%} were nearest to their own translation
-({results["before"]["found"]:.1%} before).
+Of held-out sentences {results.after.found:.1%} were nearest to their own translation
+({results.before.found:.1%} before).
 
 ## Use
 
@@ -118,11 +117,12 @@ def _bought(labels: Artifact) -> str:
     """Whose labels, and how many."""
     manifest = labels.manifest()
     assert manifest is not None, "a model was trained on labels that are not finished"
-    found = manifest["results"]
+    found = read("labels", manifest["results"])
+    assert isinstance(found, Labels)
     return (
         f"Its labels come from {_origin(manifest['config']['victim'])}, which was asked "
-        f"{found['queries']:,} pairs of random words: {found['kept']:,} were answered, "
-        f"{found['rejected']:,} rejected.\n"
+        f"{found.queries or 0:,} pairs of random words: {found.answered:,} were answered, "
+        f"{found.rejected or 0:,} rejected.\n"
     )
 
 

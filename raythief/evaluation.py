@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -11,15 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from raythief import labeling, models, sharding
+from raythief import labeling, models, results, sharding
 from raythief.answers import Answers
 from raythief.api import Remote
 from raythief.artifacts import Artifact
 from raythief.config import LABELS, Inference, Label, Language, Resources
 from raythief.errors import UserError
 from raythief.progress import Tell
+from raythief.results import Score
 
 Z_95 = 1.959963984540054
 """Quantile of the normal distribution for a two-sided 95 % interval."""
@@ -39,7 +38,7 @@ def build(
     inference: Inference,
     resources: Resources,
     tell: Tell,
-) -> dict[str, Any]:
+) -> results.Evaluation:
     """Evaluate a model on labelled sets.
 
     Args:
@@ -79,24 +78,32 @@ def build(
             rows = predicted.slice(shard.start, shard.stop - shard.start)
             target.write_table(shard.name, rows.replace_schema_metadata(None))
     manifest = reference.manifest() if reference is not None else None
-    judged = manifest["results"]["sets"] if manifest else {}
-    found: dict[str, dict[str, Any]] = {}
+    judged = results.read("victim_evaluation", manifest["results"]) if manifest else None
+    found: dict[str, dict[str, Score]] = {}
     for name, (_, languages) in sets.items():
         # The victim reads English; without it there is nothing to agree with. Nor is it asked again
         # what it answered about queries that are held back: accuracy on them is the agreement.
         judge = None
-        if reference is not None and name in judged and "en" in languages:
+        if isinstance(judged, results.Evaluation) and name in judged.sets and "en" in languages:
+            assert reference is not None
             judge = reference.read_table(f"{name}/en")
         found[name] = {
             language: _measured(target, f"{name}/{language}", judge) for language in languages
         }
     computed = labeling.computed([part for one in given for part in one.statistics])
-    kept = {"device": computed["device"], "precision": computed.get("precision")}
+    bought: dict[str, Any] = {}
     if remote:
         labeling.write_rejected(target, given)
-        kept |= {"answers": [one.path for one, _ in asked], **labeling.tally(given)}
+        paths = tuple(one.path for one, _ in asked)
+        bought = {"answers": paths, **labeling.tally(given)}
     count = sum(len(one.statistics) for one in given)
-    return {"sets": found, **sharding.used(resources.inference, count, remote), **kept}
+    return results.Evaluation(
+        sets=found,
+        device=computed["device"],
+        precision=computed.get("precision"),
+        **sharding.used(resources.inference, count, remote),
+        **bought,
+    )
 
 
 def _file(place: str) -> str:
@@ -107,7 +114,7 @@ def _language(place: str) -> str:
     return place.partition("/")[2]
 
 
-def _measured(target: Artifact, place: str, reference: pa.Table | None) -> dict[str, Any]:
+def _measured(target: Artifact, place: str, reference: pa.Table | None) -> Score:
     predictions = target.read_table(place)
     if predictions["predicted"].null_count == predictions.num_rows:
         raise UserError(
@@ -118,7 +125,7 @@ def _measured(target: Artifact, place: str, reference: pa.Table | None) -> dict[
     return measure(predictions, reference)
 
 
-def measure(predictions: pa.Table, reference: pa.Table | None = None) -> dict[str, Any]:
+def measure(predictions: pa.Table, reference: pa.Table | None = None) -> Score:
     """Figures of one language.
 
     Args:
@@ -126,13 +133,6 @@ def measure(predictions: pa.Table, reference: pa.Table | None = None) -> dict[st
             an API rejected, are left out.
         reference: The victim's on the English text of the same items, for the agreement.
 
-    Returns:
-        ``count``, ``accuracy`` with its 95 % Wilson interval ``low`` to ``high``, ``recall`` by
-        class (None for a class without items), ``majority_rate`` (share of the most frequent
-        prediction), ``agreement`` (None without a reference), ``confusion`` (gold by predicted,
-        in the order of ``LABELS``), and ``right``: which items, in the order of their ids and with
-        those left out as wrong ones, were predicted right, as ``pack_bits`` writes them. By it two
-        models can be compared item by item.
     """
     index = {label: i for i, label in enumerate(LABELS)}
     ordered = predictions.sort_by("id")
@@ -144,25 +144,20 @@ def measure(predictions: pa.Table, reference: pa.Table | None = None) -> dict[st
     np.add.at(confusion, (gold, predicted), 1)
     count, right = len(gold), int((gold == predicted).sum())
     low, high = wilson(right, count)
-    return {
-        "count": count,
-        "accuracy": right / count,
-        "low": low,
-        "high": high,
-        "recall": {
+    return Score(
+        count=count,
+        accuracy=right / count,
+        low=low,
+        high=high,
+        recall={
             label: float(confusion[i, i] / confusion[i].sum()) if confusion[i].sum() else None
             for i, label in enumerate(LABELS)
         },
-        "majority_rate": float(confusion.sum(0).max() / count),
-        "agreement": None if reference is None else agreement(predictions, reference),
-        "confusion": confusion.tolist(),
-        "right": pack_bits(hits.to_numpy()),
-    }
-
-
-def pack_bits(bits: NDArray[np.bool_]) -> str:
-    """Their number, a colon, and eight to a byte in base64."""
-    return f"{len(bits)}:{base64.b64encode(np.packbits(bits).tobytes()).decode()}"
+        majority_rate=float(confusion.sum(0).max() / count),
+        agreement=None if reference is None else agreement(predictions, reference),
+        confusion=confusion.tolist(),
+        right=hits.to_numpy().astype(np.int8),  # those left out count as wrong
+    )
 
 
 def agreement(predictions: pa.Table, reference: pa.Table) -> float:

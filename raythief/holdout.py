@@ -6,19 +6,18 @@ bought once, whatever is held back.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raythief import nli
 from raythief.artifacts import Artifact
 from raythief.errors import UserError
+from raythief.results import Examples
 
 
 def build(
     target: Artifact, queries: Artifact, labels: Artifact, start: int, where: str
-) -> dict[str, Any]:
+) -> Examples:
     """Write the queries from an id on, with the victim's answers in the place of gold labels.
 
     Args:
@@ -43,7 +42,7 @@ def build(
             "there is nothing to measure on; raise it"
         )
     target.write_table("en.parquet", table.cast(nli.SCHEMA))
-    return {"pairs": table.num_rows, "languages": 1}
+    return Examples(pairs=table.num_rows, languages=1)
 
 
 def answered(labels: Artifact, stop: int) -> int:

@@ -35,6 +35,7 @@ from raythief.errors import UserError
 from raythief.leases import lease
 from raythief.nli import SCORES
 from raythief.progress import Rate, Tell, silent
+from raythief.results import Labels, Vocabulary, read
 from raythief.sharding import Shard
 from raythief.victims import Classifier
 
@@ -397,7 +398,7 @@ def build(
     *,
     words: Artifact | None = None,
     worker: type[Labeling] = Labeling,
-) -> dict[str, Any]:
+) -> Labels:
     """Label queries.
 
     Args:
@@ -424,7 +425,7 @@ def build(
         target.write_table(shard.name, given.table.slice(shard.start, shard.stop - shard.start))
     remote = isinstance(source, Remote)
     used = sharding.used(resources.inference, len(given.statistics), remote)
-    return {**results(target, one, given), **used}
+    return results(target, one, given, used)
 
 
 def _table_pays(words: Artifact | None, count: int, resources: Resources) -> bool:
@@ -433,7 +434,9 @@ def _table_pays(words: Artifact | None, count: int, resources: Resources) -> boo
     if manifest is None:
         return False
     rows_per_actor = count / max(1, resources.inference.workers)
-    return bool(rows_per_actor > ROWS_PER_WORD * manifest["results"]["words"])
+    found = read("vocabulary", manifest["results"])
+    assert isinstance(found, Vocabulary)
+    return rows_per_actor > ROWS_PER_WORD * found.words
 
 
 def may_reject(source: models.Source | Remote, count: int) -> int:
@@ -441,16 +444,17 @@ def may_reject(source: models.Source | Remote, count: int) -> int:
     return int(source.api.max_rejected * count) if isinstance(source, Remote) else 0
 
 
-def results(target: Artifact, one: Answers, given: Given) -> dict[str, Any]:
+def results(target: Artifact, one: Answers, given: Given, used: Mapping[str, Any]) -> Labels:
     """What the manifest keeps of labels that are bought."""
     write_rejected(target, [given])
     counts = Counter(given.table["label"].to_pylist())
-    return {
-        "answers": one.path,
-        "label_counts": {label: counts[label] for label in LABELS},
+    return Labels(
+        answers=one.path,
+        label_counts={label: counts[label] for label in LABELS},
         **tally([given]),
         **computed(given.statistics),
-    }
+        **used,
+    )
 
 
 def write_rejected(target: Artifact, given: Sequence[Given]) -> None:

@@ -31,6 +31,7 @@ from raythief import (
     models,
     nli,
     preparation,
+    results,
     sanity,
     training,
     translations,
@@ -56,6 +57,7 @@ from raythief.config import (
 )
 from raythief.errors import MissingFileError, UserError
 from raythief.progress import Tell
+from raythief.results import Results
 from raythief.stages import Missing, Stage
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -224,7 +226,7 @@ class _Chain:
         sampling = spec.vocabulary.sampling
         config = {**identity(spec.queries), "sampling": sampling, "seed": seed}
 
-        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> Results:
             return preparation.gibberish(target, given["vocabulary"], spec, seed, tell)
 
         return Stage("queries", config, build, {"vocabulary": words}, version=2)
@@ -249,7 +251,7 @@ class _Chain:
         if not count or "model" in victim.inputs or not english:
             return None
 
-        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> Results:
             return sanity.build(
                 target,
                 given["examples"],
@@ -278,7 +280,7 @@ class _Chain:
     def _labels(self, gibberish: Stage, victim: _Encoder, gate: Stage | None) -> Stage:
         spec = self.spec
 
-        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> Results:
             return labeling.build(
                 target,
                 one,
@@ -376,7 +378,7 @@ class _Chain:
             inputs["judge"], languages = self.sets[name_of_set]
             languages = tuple(one for one in languages if only in ("", one))
 
-        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> Results:
             examples = []
             if labels is not None:
                 first = spec.extractor.queries
@@ -407,10 +409,10 @@ class _Chain:
                 spec.name,
                 spec.tracking,
             )
-            results = training.train(job, tell)
-            card = cards.card(config, results, given.get("labels"))
+            found = training.train(job, tell)
+            card = cards.card(config, found, given.get("labels"))
             target.write("model/README.md", card.encode())
-            return results
+            return found
 
         config = {
             "model": encoder.config,
@@ -477,7 +479,7 @@ class _Chain:
         seed = spec.extractor.training.seed
         seed = spec.seed if seed is None else seed
 
-        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> Results:
             return alignment.build(
                 target,
                 given["model"],
@@ -509,7 +511,7 @@ class _Chain:
         if judge is not None:
             inputs["judge"] = judge
 
-        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> Results:
             return evaluation.build(
                 target,
                 {
@@ -557,9 +559,7 @@ class _Chain:
         def vectors(
             pairs: Stage, chosen: Mapping[str, int], read: Callable[[Artifact], pa.Table]
         ) -> Stage:
-            def build(
-                target: Artifact, given: Mapping[str, Artifact], tell: Tell
-            ) -> dict[str, Any]:
+            def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> Results:
                 source = encoder.source(given)
                 assert isinstance(source, models.Source), "an API gives no vectors"
                 return analysis.embed(
@@ -589,7 +589,7 @@ class _Chain:
         for name, stage in inputs.items():
             yield f"vectors:{name}", stage
 
-        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> Results:
             return analysis.compare(
                 target,
                 given["train"],
@@ -614,7 +614,7 @@ class _Chain:
         else:
             config["seed"] = spec.seed
 
-        def build(target: Artifact, _: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+        def build(target: Artifact, _: Mapping[str, Artifact], tell: Tell) -> Results:
             rows, labels = 0, None
             for i, language in enumerate(pairs.languages):
                 table = nli.read(pairs, language, spec.root, spec.seed, where)
@@ -627,7 +627,7 @@ class _Chain:
                 target.write_table(f"{language}.parquet", table)
                 rows += table.num_rows
                 tell(i + 1, len(pairs.languages), language)
-            return {"pairs": rows, "languages": len(pairs.languages)}
+            return results.Examples(pairs=rows, languages=len(pairs.languages))
 
         return Stage("examples", config, build)
 
@@ -636,7 +636,7 @@ class _Chain:
         pairs = self.spec.evaluation.sets[name]
         start = self.spec.queries.count - self.spec.queries_sets[name]
 
-        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> Results:
             where = f"evaluation.sets.{name}"
             return holdout.build(target, given["queries"], given["labels"], start, where)
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from rich import box
 from rich.console import Console
@@ -26,6 +26,7 @@ from raythief import (
     metering,
     models,
     nli,
+    results,
     runs,
     takeover,
     throughput,
@@ -402,13 +403,13 @@ def _tokens_per_query(row: runs.Row, storage: Storage) -> float:
     if "queries" not in row.stages:
         return 0.0
 
-    def results(role: str) -> dict[str, Any]:
+    def found(role: str) -> results.Results | None:
         stage = row.stages.get(role)
-        manifest = stage and storage.artifact(stage.name, stage.fingerprint).manifest()
-        return manifest["results"] if manifest else {}
+        manifest = stage and storage.artifact(stage.name, stage.fingerprint).manifest_as_it_is()
+        return results.read(role, manifest["results"]) if manifest else None
 
-    labels = results("labels")
-    if "tokens" in labels:  # an API tells none
-        return float(labels["tokens"] / labels["queries"])
-    words = results("vocabulary").get("mean_sentence_words", WORDS_PER_SENTENCE)
-    return float(words * 2 * TOKENS_PER_WORD)
+    labels, words = found("labels"), found("vocabulary")
+    if isinstance(labels, results.Labels) and labels.tokens and labels.queries:  # an API tells none
+        return labels.tokens / labels.queries
+    length = words.mean_sentence_words if isinstance(words, results.Vocabulary) else None
+    return (length or WORDS_PER_SENTENCE) * 2 * TOKENS_PER_WORD

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raythief import accelerators, calls, corpora, queries, sharding, vocabulary
+from raythief import accelerators, calls, corpora, queries, results, sharding, vocabulary
 from raythief.artifacts import WORK, Artifact
 from raythief.config import Spec, TextCleaning
 from raythief.errors import UserError
@@ -71,7 +71,7 @@ class Gibberish(sharding.ShardWorker):
         return table, {}
 
 
-def corpus(target: Artifact, spec: Spec, tell: Tell) -> dict[str, Any]:
+def corpus(target: Artifact, spec: Spec, tell: Tell) -> results.Corpus:
     """Write raw paragraphs to the work folder, then clean them shard by shard."""
     cleaning: TextCleaning = "plain" if spec.corpus.source == "miniature" else spec.corpus.cleaning
     count, chunk = 0, []
@@ -92,7 +92,10 @@ def corpus(target: Artifact, spec: Spec, tell: Tell) -> dict[str, Any]:
         spec.resources.restarts,
         tell,
     )
-    return {name: sum(part[name] for part in parts) for name in ("sentences", "words")}
+    return results.Corpus(
+        sentences=sum(part["sentences"] for part in parts),
+        words=sum(part["words"] for part in parts),
+    )
 
 
 def _raw(target: Artifact, chunk: list[str], start: int) -> int:
@@ -101,7 +104,7 @@ def _raw(target: Artifact, chunk: list[str], start: int) -> int:
     return shard.stop
 
 
-def distribution(target: Artifact, corpus: Artifact, spec: Spec, tell: Tell) -> dict[str, Any]:
+def distribution(target: Artifact, corpus: Artifact, spec: Spec, tell: Tell) -> results.Vocabulary:
     """Count the corpus's words and sentence lengths, and keep what queries may have."""
     counts = vocabulary.Counts.of(())
     files = corpus.tables()
@@ -115,17 +118,17 @@ def distribution(target: Artifact, corpus: Artifact, spec: Spec, tell: Tell) -> 
     target.write_table("words.parquet", words)
     target.write_table("lengths.parquet", lengths)
     shares = found.length_counts / found.length_counts.sum()
-    return {
-        "words": len(found.words),
-        "tokens": int(found.word_counts.sum()),
-        "mean_sentence_words": float((found.lengths * shares).sum()),
-        "most_common": [str(word) for word in found.words[:MOST_COMMON]],
-    }
+    return results.Vocabulary(
+        words=len(found.words),
+        tokens=int(found.word_counts.sum()),
+        mean_sentence_words=float((found.lengths * shares).sum()),
+        most_common=tuple(str(word) for word in found.words[:MOST_COMMON]),
+    )
 
 
 def gibberish(
     target: Artifact, words: Artifact, spec: Spec, seed: int, tell: Tell
-) -> dict[str, Any]:
+) -> results.Queries:
     """Make all queries, shard by shard."""
     sharding.run(
         Gibberish,
@@ -136,7 +139,7 @@ def gibberish(
         spec.resources.restarts,
         tell,
     )
-    return {"queries": spec.queries.count}
+    return results.Queries(queries=spec.queries.count)
 
 
 def _pretrain_one(
@@ -147,12 +150,12 @@ def _pretrain_one(
         recipe = dataclasses.replace(recipe, **{f"{kind}_steps": steps})
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        results = encoders.pretrain(folder, kind, languages, seed, recipe)  # type: ignore[arg-type]
+        found = encoders.pretrain(folder, kind, languages, seed, recipe)  # type: ignore[arg-type]
         target.upload(folder, kind)
-    return results
+    return found
 
 
-def pretrain(target: Artifact, spec: Spec, tell: Tell) -> dict[str, Any]:
+def pretrain(target: Artifact, spec: Spec, tell: Tell) -> results.Encoders:
     """Pre-train both encoders of the small world side by side."""
     steps = {
         "english": spec.miniature.english_steps,
@@ -162,10 +165,10 @@ def pretrain(target: Artifact, spec: Spec, tell: Tell) -> dict[str, Any]:
     arguments = {
         kind: (target, kind, languages[kind], spec.seed, count) for kind, count in steps.items()
     }
-    results: dict[str, Any] = {}
+    made: dict[str, results.Pretrained] = {}
     tell(0, len(steps))
     restarts = spec.resources.restarts
     for kind, found in calls.each(_pretrain_one, arguments, restarts=restarts, num_cpus=1):
-        results[kind] = found
-        tell(len(results), len(steps))
-    return results
+        made[kind] = results.Pretrained(**found)
+        tell(len(made), len(steps))
+    return results.Encoders(**made)

@@ -22,6 +22,7 @@ from raythief.artifacts import WORK, Artifact
 from raythief.config import LABELS, Inference, Resources, Victim
 from raythief.errors import UserError
 from raythief.progress import Tell
+from raythief.results import Sanity
 
 PERMUTED_P = 1e-3
 """Probability by chance below which another reading of a victim's labels counts as the right one
@@ -37,7 +38,7 @@ def build(
     inference: Inference,
     resources: Resources,
     tell: Tell,
-) -> dict[str, Any]:
+) -> Sanity:
     """Ask the victim some real pairs, and refuse it if its labels look permuted.
 
     Args:
@@ -60,7 +61,8 @@ def build(
     )
     texts = labeling.Texts(target, f"{WORK}/sample.parquet")
     found = labeling.build(target, one, texts, source, victim.labels, inference, alone, tell)
-    return {**found, **check_sane(asked, target.read_table()["label"].to_pylist(), victim)}
+    right = check_sane(asked, target.read_table()["label"].to_pylist(), victim)
+    return Sanity(**dict(found), count=asked.num_rows, accuracy=right / asked.num_rows)
 
 
 def sample(examples: pa.Table, count: int) -> pa.Table:
@@ -94,7 +96,7 @@ def permutation(gold: Sequence[str], given: Sequence[str | None]) -> dict[str, s
     return readings[best + 1] if _sign_test(better, worse) < PERMUTED_P else None
 
 
-def check_sane(examples: pa.Table, given: Sequence[str | None], victim: Victim) -> dict[str, Any]:
+def check_sane(examples: pa.Table, given: Sequence[str | None], victim: Victim) -> int:
     """Refuse a victim whose labels look permuted.
 
     Args:
@@ -103,14 +105,14 @@ def check_sane(examples: pa.Table, given: Sequence[str | None], victim: Victim) 
         victim: Tells which field says what its labels mean.
 
     Returns:
-        ``accuracy`` on the sample, and ``count``.
+        How many of the victim's labels are right.
 
     Raises:
         UserError: another reading of its labels fits far better; it names that reading.
     """
     gold = examples["label"].to_pylist()
     renamed = permutation(gold, given)
-    right = sum(a == b for a, b in zip(gold, given, strict=True))
+    right: int = sum(a == b for a, b in zip(gold, given, strict=True))
     if renamed is not None:
         fits = sum(b is not None and renamed[b] == a for a, b in zip(gold, given, strict=True))
         field = "victim.api.labels" if victim.api else "victim.labels"
@@ -120,7 +122,7 @@ def check_sane(examples: pa.Table, given: Sequence[str | None], victim: Victim) 
             f"right as they are, and {fits} if what is called {changes}; correct {field}, or set "
             "victim.sanity.count to 0 if it is meant so"
         )
-    return {"count": len(gold), "accuracy": right / len(gold)}
+    return right
 
 
 def _sign_test(better: int, worse: int) -> float:

@@ -184,7 +184,7 @@ def pool_size(workers: Workers, shards: int) -> int:
     return min(workers.workers, shards)
 
 
-def used(workers: Workers, shards: int, remote: bool = False) -> dict[str, float]:
+def used(workers: Workers, shards: int, remote: bool = False) -> dict[str, Any]:
     """What ``run`` takes for so many shards, for the manifest: ``workers``, and ``gpus`` of each.
 
     A run that goes on after a crash with fewer shards than it has workers takes fewer of them; its

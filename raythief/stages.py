@@ -21,12 +21,13 @@ from raythief.answers import Answers
 from raythief.artifacts import Artifact, DamagedError, Storage
 from raythief.leases import lease
 from raythief.progress import Tell, silent
+from raythief.results import Results
 
 log = logging.getLogger(__name__)
 
 _PACKAGES = ("ray", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
 
-Build = Callable[[Artifact, Mapping[str, Artifact], Tell], Mapping[str, Any]]
+Build = Callable[[Artifact, Mapping[str, Artifact], Tell], Results]
 """Makes an artifact's files from its inputs', tells how far it is, and returns the results that
 the manifest keeps."""
 
@@ -133,7 +134,7 @@ class Stage:
                     "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started)),
                     "seconds": round(seconds(), 3),
                     "versions": versions(),
-                    "results": results,
+                    "results": results.plain(),
                 }
             )
         return artifact, True

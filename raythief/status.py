@@ -23,6 +23,7 @@ from raythief.answers import ASKED, ROOT
 from raythief.artifacts import Artifact, Storage
 from raythief.errors import UserError
 from raythief.leases import under_way
+from raythief.results import Evaluation, Labels, read
 
 RATE_WINDOW_S = 60.0
 """Seconds over which the present rate is taken."""
@@ -176,11 +177,11 @@ def _what(artifact: Artifact) -> str:
 
 def _finished(artifact: Artifact, manifest: dict[str, Any]) -> Status | None:
     """The status of an artifact that bought for itself, as all did once."""
-    results = manifest["results"]
-    if "spent" not in results or "answers" in results:
+    found = read(artifact.stage, manifest["results"])
+    if not isinstance(found, Labels | Evaluation) or found.spent is None or found.answers:
         return None
     names = metering.Account.__dataclass_fields__
-    bill = metering.Account(**{name: results[name] for name in names})
+    bill = metering.Account(**{name: getattr(found, name) for name in names})
     rate = bill.queries / max(manifest["seconds"], 1e-3)
     return Status(artifact.path, artifact.stage, "done", bill, rate)
 

@@ -23,6 +23,7 @@ from raythief import answers, metering, sharding
 from raythief.answers import Answers
 from raythief.artifacts import WORK, Artifact, Storage
 from raythief.leases import under_way
+from raythief.results import Evaluation, Labels, read
 from raythief.sharding import Shard
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Copy:
 
     artifact: Artifact
     manifest: Mapping[str, Any]
+    results: Labels | Evaluation
     folder: str
     """Where in it they lie."""
     answers: Answers
@@ -46,12 +48,12 @@ class Copy:
     @property
     def old(self) -> bool:
         """Whether it bought them for itself."""
-        return "answers" not in self.manifest["results"]
+        return self.results.answers is None
 
     @property
     def spent(self) -> int:
         """Queries that it took."""
-        return int(self.manifest["results"]["spent"])
+        return self.results.spent or 0
 
     @property
     def ledger(self) -> str:
@@ -125,17 +127,19 @@ def copies(storage: Storage, key: str) -> list[Copy]:
         manifests = list(pool.map(lambda place: place.manifest_as_it_is(), places))
     found = []
     for artifact, manifest in zip(places, manifests, strict=True):
-        if manifest is None or "spent" not in manifest.get("results", {}):
+        if manifest is None or manifest.get("results", {}).get("spent") is None:
             continue
         try:
             found += [copy for copy in _copies(artifact, manifest) if copy.answers.key == key]
-        except (KeyError, TypeError):  # not as any version of ours wrote it
+        except (KeyError, TypeError, ValueError):  # not as any version of ours wrote it
             log.warning("%s: its manifest tells too little to find its answers", artifact.path)
     return found
 
 
 def _copies(artifact: Artifact, manifest: Mapping[str, Any]) -> Iterator[Copy]:
     config, storage = manifest["config"], artifact.storage
+    results = read(artifact.stage, manifest["results"])
+    assert isinstance(results, Labels | Evaluation)
     inputs = {role: given["fingerprint"] for role, given in manifest["inputs"].items()}
     own = {
         role: fingerprint
@@ -149,14 +153,15 @@ def _copies(artifact: Artifact, manifest: Mapping[str, Any]) -> Iterator[Copy]:
 
     def copy(folder: str, texts: Mapping[str, Any], count: int) -> Copy:
         one = Answers(model, shape, texts, count, artifact.stage)
-        return Copy(artifact, manifest, folder, one)
+        return Copy(artifact, manifest, results, folder, one)
 
     if artifact.stage == "victim_evaluation":
-        for name, languages in manifest["results"]["sets"].items():
+        assert isinstance(results, Evaluation)
+        for name, languages in results.sets.items():
             examples = inputs[f"examples:{name}"]
-            for language, figures in languages.items():
+            for language, score in languages.items():
                 texts = answers.labelled(examples, language)
-                yield copy(f"{name}/{language}", texts, figures["count"])
+                yield copy(f"{name}/{language}", texts, score.count)
     elif artifact.stage == "sanity":
         yield copy("", answers.sample(inputs["examples"], config["count"]), config["count"])
     else:
@@ -172,12 +177,11 @@ def _take_copy(target: Artifact, copy: Copy, remote: bool) -> None:
         if entry["path"] == "rejected/rejected.parquet" and copy.artifact.fault_of(entry) is None:
             table = copy.artifact.read_table(entry["path"])
             reasons = dict(zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True))
-    results = copy.manifest["results"]
     taken = 0
     for shard, name in copy.files():
         table = _answered(copy.artifact.read_table(name))
         numbers = sharding.statistics_of(table) if sharding.has_statistics(table) else {
-            "device": results["device"], "spent": 0, "attempts": 0, "retries": 0
+            "device": copy.results.device, "spent": 0, "attempts": 0, "retries": 0
         }  # fmt: skip
         taken += _keep(target, shard, table, numbers, reasons, remote)
     if not taken:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raythief import columns
+from raythief import columns, results
 from raythief.artifacts import Artifact
 from raythief.config import FilesParallel, Language, Parallel
 from raythief.errors import MissingFileError, UserError
@@ -132,7 +131,7 @@ def build(
     root: Path,
     seed: int,
     tell: Tell,
-) -> dict[str, Any]:
+) -> results.Parallel:
     """Write each language's sentences, as ``read`` gives them, to ``LANGUAGE.parquet``."""
     counts = {}
     for i, language in enumerate(languages):
@@ -140,4 +139,4 @@ def build(
         target.write_table(f"{language}.parquet", table)
         counts[language] = table.num_rows
         tell(i + 1, len(languages), language)
-    return {"sentences": counts}
+    return results.Parallel(sentences=counts)

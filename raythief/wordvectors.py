@@ -10,12 +10,12 @@ import gzip
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raythief import bilstm, calls
+from raythief import bilstm, calls, results
 from raythief.artifacts import Artifact
 from raythief.bilstm import SPECIAL_TOKENS
 from raythief.config import LANGUAGES, BiLstm, FilesVectors, Language, MiniatureVectors, Spec
@@ -134,7 +134,7 @@ def miniature(
 
 def build(
     target: Artifact, how: BiLstm, languages: Sequence[Language], spec: Spec, tell: Tell
-) -> dict[str, Any]:
+) -> results.WordVectors:
     """Write a BiLSTM's folder for each language: word vectors and tokenizer, no LSTM yet.
 
     Args:
@@ -162,7 +162,7 @@ def build(
                 f"{FIELD}: the vectors of `{language}` have {sizes['size']} numbers and those of "
                 f"`en` {found['en']['size']}; give vectors of one space"
             )
-    return {"languages": {language: found[language] for language in languages}}
+    return results.WordVectors(languages={one: results.Table(**found[one]) for one in languages})
 
 
 def _write(

@@ -11,14 +11,14 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs
 
 from raythief.artifacts import WORK, Artifact
+from raythief.results import Speed, Usage
 
 FOLDER = f"{WORK}/seconds"
 BEAT_S = 2.0
@@ -83,20 +83,17 @@ class Hours:
     """Hours of GPUs."""
 
 
-def hours(seconds: float, results: Mapping[str, Any]) -> Hours:
+def hours(seconds: float, used: Usage) -> Hours:
     """What workers took, by an artifact's manifest.
 
     Args:
         seconds: That the artifact took.
-        results: Of its stage: ``device``, ``gpus`` of each worker, and ``worker_seconds`` (of all
-            workers together) or else how many ``workers`` there were (a training says so in
-            ``speed``). What is not told is one worker with one GPU.
+        used: What its stage used. What it does not tell is one worker with one GPU.
     """
-    speed = results.get("speed") or {}
-    workers = speed.get("mean_workers") or speed.get("workers") or results.get("workers") or 1
-    together = results.get("worker_seconds")
+    speed = used.speed or Speed()
+    workers = speed.mean_workers or speed.workers or used.workers or 1
+    together = used.worker_seconds
     taken = seconds / 3600 * workers if together is None else together / 3600
-    if (results.get("device") or "cpu").casefold() in _NO_GPU:
+    if (used.device or "cpu").casefold() in _NO_GPU:
         return Hours(taken, 0.0)
-    gpus = results.get("gpus")
-    return Hours(0.0, taken * (1.0 if gpus is None else gpus))
+    return Hours(0.0, taken * (1.0 if used.gpus is None else used.gpus))

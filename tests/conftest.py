@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 import yaml
 from filelock import FileLock
+from pydantic import ConfigDict
 from rich.console import Console
 
 from raythief.artifacts import Artifact, Storage
+from raythief.results import Results
 
 Whole = tuple[Path, Path, dict[str, Any]]
 """A finished run: spec file, storage folder, and run record."""
@@ -149,6 +151,12 @@ def prepared(whole: Whole, folder: Path, *dropped: str) -> Path:
         for place in answered(copy, stage):
             shutil.rmtree(place)
     return copy
+
+
+class Told(Results):
+    """Results of a stage that is none of ours."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 def answered(storage: Path, stage: str) -> list[Path]:

@@ -16,7 +16,7 @@ from raythief.report.fidelity import steps
 from raythief.report.findings import share_words, short_words
 from raythief.report.measures import Measure, Series, chances, sets_of
 from raythief.report.records import Artifact, Run
-from raythief.report.results import Training
+from raythief.results import Training
 
 Answer = tuple[str, str, str]
 """A question, what this run has to say in a few words, and in full."""

@@ -23,7 +23,7 @@ from raythief.report.blocks import (
 )
 from raythief.report.course import who
 from raythief.report.records import STAGES, Artifact, Row, Run
-from raythief.report.results import Training
+from raythief.results import Training
 
 PURCHASES = ("labels", "sanity", "victim_evaluation")
 """Stages that may have asked a victim which counts its answers."""
@@ -60,13 +60,21 @@ class Hours:
 
 
 def purchases(run: Run) -> list[Purchase]:
-    """Everything that was bought of victims, each artifact once."""
-    return [
-        Purchase(stage, who(run, rows), artifact, _spec(run, rows[0]).costs.query_usd)
-        for stage in PURCHASES
-        for artifact, rows in run.users(stage)
-        if artifact.usage.spent is not None
-    ]
+    """Everything that was bought of victims, each answer once.
+
+    Labels of 100 and of 200 queries have the first 100 answers in common, and each says what all
+    its answers took until then. Of such the one that says most is told.
+    """
+    found: dict[object, Purchase] = {}
+    for stage in PURCHASES:
+        for artifact, rows in run.users(stage):
+            if artifact.usage.spent is None:
+                continue
+            one = Purchase(stage, who(run, rows), artifact, _spec(run, rows[0]).costs.query_usd)
+            key = getattr(artifact.results, "answers", None) or artifact.path
+            if key not in found or found[key].spent < one.spent:
+                found[key] = one
+    return list(found.values())
 
 
 def hours(run: Run) -> list[Hours]:
@@ -284,7 +292,7 @@ def _built(run: Run, stage: str, artifact: Artifact, rows: list[Row]) -> bool:
 
 
 def _hours(stage: str, artifact: Artifact, built: bool) -> Hours:
-    taken = worktime.hours(artifact.manifest.seconds or 0.0, artifact.usage.model_dump())
+    taken = worktime.hours(artifact.manifest.seconds or 0.0, artifact.usage)
     return Hours(stage, artifact, built, taken.cpu, taken.gpu)
 
 

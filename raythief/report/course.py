@@ -24,7 +24,7 @@ from raythief.report.blocks import (
     percent,
 )
 from raythief.report.records import STAGES, Row, Run
-from raythief.report.results import Training
+from raythief.results import Training
 
 STATES = ("done", "stopped", "failed", "running")
 TRAININGS = ("victim", "extractor", "finetuned")

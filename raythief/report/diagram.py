@@ -17,7 +17,7 @@ from raythief.config import Spec
 from raythief.report import figures
 from raythief.report.blocks import Picture, Section, Sheet, counted, listed
 from raythief.report.records import Run
-from raythief.report.results import Corpus, Evaluation, Labels, Vocabulary
+from raythief.results import Corpus, Evaluation, Labels, Vocabulary
 
 PLACES: dict[str, tuple[float, float]] = {
     "bilstm": (3, -1),

@@ -16,7 +16,7 @@ from raythief.report.blocks import (
 from raythief.report.cast import in_miniature
 from raythief.report.course import who
 from raythief.report.records import Run
-from raythief.report.results import Distances
+from raythief.results import Distances
 
 MEANINGS = {
     "inner_product": "minus the largest inner product",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from raythief.report.blocks import Section, Text, counted
 from raythief.report.records import Run
-from raythief.report.results import RESULTS, Evaluation
+from raythief.results import Evaluation
 
 _TOLD_IN: dict[str, tuple[str, ...]] = {
     "accuracy": ("evaluation", "victim_evaluation"),
@@ -18,6 +18,7 @@ _TOLD_IN: dict[str, tuple[str, ...]] = {
     "training": ("victim", "extractor", "finetuned"),
 }
 """Stages that a section rests on, by its anchor."""
+_SHOWN = {stage for stages in _TOLD_IN.values() for stage in stages}
 _TITLES = {
     "accuracy": "Accuracy by language",
     "distances": "How far gibberish is from real data",
@@ -40,9 +41,9 @@ def _known(run: Run) -> Iterator[str]:
             yield row.label
         for stage in row.stages:
             artifact = run.artifact(row, stage)
-            if artifact is None or (stage in RESULTS and artifact.results is None):
+            if artifact is None or (stage in _SHOWN and artifact.results is None):
                 continue
-            if stage in RESULTS or artifact.usage.spent is not None:
+            if stage in _SHOWN or artifact.usage.spent is not None:
                 yield f"{row.label}: {stage}"
             if isinstance(artifact.results, Evaluation):
                 for chosen, languages in artifact.results.sets.items():

@@ -24,7 +24,7 @@ from raythief.report.cast import Cast
 from raythief.report.course import who
 from raythief.report.measures import Series
 from raythief.report.records import Row, Run
-from raythief.report.results import Corpus, Labels, Vocabulary
+from raythief.results import Corpus, Labels, Vocabulary
 from raythief.vocabulary import most_common_only_in
 
 Head = tuple[str, tuple[str, ...]]

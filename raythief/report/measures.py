@@ -17,7 +17,7 @@ import numpy as np
 from raythief.config import Spec
 from raythief.report.languages import in_table_order
 from raythief.report.records import Artifact, Run
-from raythief.report.results import Evaluation, Score
+from raythief.results import Evaluation, Score
 
 VICTIM = "victim (monolingual)"
 

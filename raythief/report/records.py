@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from raythief.artifacts import Storage
 from raythief.config import Spec, expand, merge, nest, validate
 from raythief.errors import UserError, first_line
 from raythief.report.places import Place
-from raythief.report.results import RESULTS, Part, Results, Share, Usage
+from raythief.results import Results, Share, Usage, read, usage
 
 STAGES = (
     "corpus",
@@ -40,6 +40,19 @@ STAGES = (
     "evaluation",
 )
 """Stages of a row in the order in which they are shown."""
+
+
+SHOWN = (
+    "corpus", "vocabulary", "labels", "victim", "extractor", "finetuned", "figure2",
+    "victim_evaluation", "evaluation",
+)  # fmt: skip
+"""Stages whose results a report shows."""
+
+
+class Part(BaseModel):
+    """A part of a JSON file: what we do not know in it is passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
 class Input(Part):
@@ -277,14 +290,13 @@ def _artifact(storage: Storage, stage: str, path: str) -> tuple[Artifact | None,
         return None, f"it is damaged: {_fault(error)}"
     except ValueError:
         return None, "it is not JSON"
-    results, usage, fault = None, Usage(), ""
+    results, used, fault = None, Usage(), ""
     try:
-        usage = Usage.model_validate(manifest.results)
-        if kind := RESULTS.get(stage):
-            results = kind.model_validate(manifest.results)
+        used = usage(manifest.results)
+        results = read(stage, manifest.results)
     except ValidationError as error:
         fault = f"its results are damaged: {_fault(error)}"
-    return Artifact(path, manifest, results, usage), fault
+    return Artifact(path, manifest, results, used), fault
 
 
 def _unrecorded(
@@ -299,7 +311,7 @@ def _unrecorded(
         artifact = artifacts.get((stage, entry.path))
         for given in artifact.manifest.inputs.values() if artifact else ():
             path = f"{given.stage}/{given.fingerprint}"
-            if given.stage in RESULTS and path not in named:
+            if given.stage in SHOWN and path not in named:
                 yield given.stage, path
 
 

@@ -26,7 +26,7 @@ from raythief.report.languages import OWN_NAMES, by_family, by_script, in_table_
 from raythief.report.languages import name as language_name
 from raythief.report.measures import Measure, Series, chances, languages_of, sets_of
 from raythief.report.records import Run
-from raythief.report.results import Score
+from raythief.results import Score
 
 ELSEWHERE = Cell("mean", "others")
 

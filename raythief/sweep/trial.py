@@ -19,7 +19,7 @@ from typing import Any
 
 from ray import tune
 
-from raythief import building, clusters, pipeline, worktime
+from raythief import building, clusters, pipeline, results, worktime
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Spec
 from raythief.errors import explain
@@ -130,14 +130,17 @@ class Trial(tune.Trainable):
             built[role] = {"path": artifact.path, "reused": not new}
             manifest = artifact.verify()
             if role in TRAININGS:
-                gpu_hours += _gpu_hours(manifest)
+                gpu_hours += _gpu_hours(stage.name, manifest)
             if role in WATCHED:
-                collapse += manifest["results"]["collapse"]
+                trained = _training(stage.name, manifest)
+                collapse += trained.collapse
                 if watch is not None:
                     if not new:
                         watch.replay(artifact)
-                    watch.before += manifest["results"]["steps"]
-        scores = rules(manifest["results"])
+                    watch.before += trained.steps or 0
+        found = results.read("evaluation", manifest["results"])
+        assert isinstance(found, results.Evaluation)
+        scores = rules(found)
         return {
             "repeat": repeat,
             "seed": spec.extractor.training.seed if self.spec.sweep.repeats > 1 else spec.seed,
@@ -199,13 +202,15 @@ class _Judge(Watch):
 
     def replay(self, artifact: Artifact) -> None:
         """Tell the looks of a training that was finished before."""
-        results = artifact.verify()["results"]
-        for look in results["selection"]["looks"]:
-            if not self.look({**look, "steps": results["steps"]}):
+        trained = _training(artifact.stage, artifact.verify())
+        assert trained.selection is not None
+        for look in trained.selection.looks:
+            told = look.model_dump(exclude_none=True)
+            if not self.look({**told, "steps": trained.steps or 0}):
                 raise StoppedError
 
 
-def rules(evaluation: Mapping[str, Any]) -> dict[str, float]:
+def rules(evaluation: results.Evaluation) -> dict[str, float]:
     """Accuracy by each rule by which trials can be judged.
 
     Args:
@@ -215,8 +220,8 @@ def rules(evaluation: Mapping[str, Any]) -> dict[str, float]:
         For each set the mean over its languages; of several languages each as `SET/LANGUAGE` too.
     """
     found = {}
-    for name, languages in evaluation["sets"].items():
-        shares = {language: figures["accuracy"] for language, figures in languages.items()}
+    for name, languages in evaluation.sets.items():
+        shares = {language: score.accuracy for language, score in languages.items()}
         found[name] = sum(shares.values()) / len(shares)
         if len(shares) > 1:
             found |= {f"{name}/{language}": share for language, share in shares.items()}
@@ -228,11 +233,18 @@ def _judged(scores: Mapping[str, float], objective: str) -> float:
     return scores.get(objective, scores[objective.partition("/")[0]])
 
 
-def _gpu_hours(manifest: Mapping[str, Any]) -> float:
+def _training(stage: str, manifest: Mapping[str, Any]) -> results.Training:
+    found = results.read(stage, manifest["results"])
+    assert isinstance(found, results.Training)
+    return found
+
+
+def _gpu_hours(stage: str, manifest: Mapping[str, Any]) -> float:
     """GPU hours of a training, with those of a shorter one that it would have gone through."""
-    before = manifest["results"].get("continues")
-    seconds = manifest["seconds"] + (before["seconds"] if before else 0.0)
-    return worktime.hours(seconds, manifest["results"]).gpu
+    found = results.read(stage, manifest["results"])
+    before = found.continues if isinstance(found, results.Training) else None
+    seconds = manifest["seconds"] + (before.seconds if before else 0.0)
+    return worktime.hours(seconds, results.usage(manifest["results"])).gpu
 
 
 def _price(spec: Spec, gpu_hours: float) -> float:

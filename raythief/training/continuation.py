@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.fs
 import torch
 
-from raythief import models
+from raythief import models, results
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Training
 from raythief.stages import Stage
@@ -91,7 +91,9 @@ def take(earlier: Artifact, target: Artifact, schedule: Schedule, *, first: bool
         told = (line["step"], line["loss"], line["gradient_norm"], tuple(line["predicted"]))
         again.take([Step(*told)], schedule)
     manifest = earlier.verify()
-    before = manifest["results"]["continues"]
+    found = results.read(earlier.stage, manifest["results"])
+    assert isinstance(found, results.Training)
+    before = found.continues
     kept |= {
         # The longer a training, the farther apart are the points of its curve.
         "history": again.history,
@@ -100,7 +102,7 @@ def take(earlier: Artifact, target: Artifact, schedule: Schedule, *, first: bool
         "continues": {
             "path": earlier.path,
             "steps": kept["step"],
-            "seconds": manifest["seconds"] + (before["seconds"] if before else 0.0),
+            "seconds": manifest["seconds"] + (before.seconds if before else 0.0),
         },
     }
     if first:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from raythief import encoding
 from raythief.artifacts import Artifact
 from raythief.progress import Tell
+from raythief.results import Encoded
 from raythief.sharding import Shard, cut
 from raythief.stages import Stage
 
@@ -48,7 +48,7 @@ def pairs(
         tell: Told how far it is.
     """
 
-    def build(target: Artifact, _: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+    def build(target: Artifact, _: Mapping[str, Artifact], tell: Tell) -> Encoded:
         whole = texts.read_table(table, ["premise", "hypothesis"])
         tokens = 0
         for shard in cut(whole.num_rows, ROWS_AT_ONCE):
@@ -58,7 +58,7 @@ def pairs(
             found = encoding.encode(tokenizer, premises, hypotheses, longest)
             target.write_table(shard.name, _table(found))
             tokens += len(found.ids)
-        return {"pairs": whole.num_rows, "tokens": tokens}
+        return Encoded(pairs=whole.num_rows, tokens=tokens)
 
     config = {
         "pairs": texts.path,

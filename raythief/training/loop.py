@@ -22,7 +22,7 @@ import ray.train
 import torch
 from numpy.typing import NDArray
 
-from raythief import accelerators, models, speed
+from raythief import accelerators, models, results, speed
 from raythief.config import LABELS, Training
 from raythief.errors import UserError
 from raythief.progress import Tell, Watch
@@ -43,6 +43,10 @@ TOKENS_PER_MICRO_BATCH = {"cpu": 2048, "cuda": 8192}
 """Padded tokens that a worker holds at once by default, by its kind of device. Measured on one CPU
 core with two layers of RoBERTa-Base's width: 922, 959, 949 and 798 tokens/s with micro-batches of
 900, 1,900, 4,000 and 4,700 tokens. For GPUs it is an estimate."""
+HAD_A_HEAD = (
+    "the model that it began from is a classifier already: its head was replaced, and its encoder "
+    "may know the task"
+)
 WARM_STEPS = 3
 """Steps that are left out of the speed: caches fill, kernels are chosen."""
 
@@ -168,19 +172,17 @@ def _train(config: Mapping[str, Any]) -> None:
     if state.best is not None:
         found = best.read(int(state.best["step"]))
     _write_model(job, folder, found)
-    summary = _summary(state, schedule, counts, guess, device)
+    kept_by: results.Selected | None = None
     if chosen is not None and state.best is not None:
-        bought = job.examples[0].labels is not None
-        metric = selection.metric(chosen, data, bought)
-        summary["selection"] = {"metric": metric, **state.best, "looks": state.looks}
-    if job.fresh_head and models.has_head(folder):
-        summary["notes"].append(
-            "the model that it began from is a classifier already: its head was replaced, and its "
-            "encoder may know the task"
-        )
-    job.target.write(SUMMARY, json.dumps(summary).encode())
+        metric = selection.metric(chosen, data, job.examples[0].labels is not None)
+        looks = tuple(results.Look.model_validate(look) for look in state.looks)
+        kept_by = results.Selected(**state.best, metric=metric, looks=looks)
+    notes = (HAD_A_HEAD,) if job.fresh_head and models.has_head(folder) else ()
+    summary = _summary(state, schedule, counts, guess, device, kept_by, notes)
+    text = summary.model_dump_json(exclude={"speed", "gpus"})  # the same whatever it ran on
+    job.target.write(SUMMARY, text.encode())
     fast = _speed(recorder.close(), flops, peak, world, room)
-    job.target.write(SPEED, json.dumps({"speed": fast}).encode())
+    job.target.write(SPEED, json.dumps({"speed": fast.model_dump()}).encode())
 
 
 @dataclass
@@ -335,49 +337,51 @@ def _summary(
     counts: list[int],
     guess: collapse.Guess,
     device: torch.device,
-) -> dict[str, Any]:
+    kept_by: results.Selected | None,
+    notes: tuple[str, ...],
+) -> results.Training:
     state.point(schedule)
     signs = state.collapse(schedule, guess)
     for sign in signs:
         log.warning("training has collapsed: %s", sign)
-    return {
-        "examples": sum(counts),
-        "steps": state.step,
-        "final_loss": state.history[-1]["loss"],
-        "history": state.history,
-        "label_counts": dict(zip(LABELS, counts, strict=True)),
-        "loss_of_a_guess": guess.loss,
-        "majority_rate": collapse.majority_rate(state.latest),
-        "collapse": signs,
-        "ended": state.ended,
-        "continues": state.continues,
-        "selection": None,
-        "notes": [],
-        "precision": state.precision,
-        "device": models.name_of(device),
-    }
+    return results.Training(
+        examples=sum(counts),
+        steps=state.step,
+        final_loss=state.history[-1]["loss"],
+        history=tuple(results.Point.model_validate(point) for point in state.history),
+        label_counts=dict(zip(LABELS, counts, strict=True)),
+        loss_of_a_guess=guess.loss,
+        majority_rate=collapse.majority_rate(state.latest),
+        collapse=tuple(signs),
+        ended=state.ended,
+        continues=results.Continues.model_validate(state.continues) if state.continues else None,
+        selection=kept_by,
+        notes=notes,
+        precision=state.precision,
+        device=models.name_of(device),
+    )
 
 
 def _speed(
     steps: list[dict[str, Any]], flops: float, peak: float, world: int, room: memory.Room
-) -> dict[str, Any]:
+) -> results.Speed:
     """How fast a training was: tokens a second, and what share of the measured peak that is."""
     counted = steps[WARM_STEPS:] or steps
     tokens = sum(one["tokens"] for one in counted)
     per_second = tokens / sum(one["seconds"] for one in counted)
     on_gpu = room.device.type == "cuda"
-    return {
-        "workers": world,
-        "mean_workers": _mean_workers(steps, world),
-        "tokens": sum(one["tokens"] for one in steps),
-        "tokens_per_second": per_second,
-        "padding_share": 1 - tokens / sum(one["padded_tokens"] for one in counted),
-        "flops_per_token": flops,
-        "matrix_flops_per_second": peak,
-        "utilisation": per_second * flops / (peak * world),
-        "tokens_per_micro_batch": room.tokens,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(room.device) if on_gpu else None,
-    }
+    return results.Speed(
+        workers=world,
+        mean_workers=_mean_workers(steps, world),
+        tokens=sum(one["tokens"] for one in steps),
+        tokens_per_second=per_second,
+        padding_share=1 - tokens / sum(one["padded_tokens"] for one in counted),
+        flops_per_token=flops,
+        matrix_flops_per_second=peak,
+        utilisation=per_second * flops / (peak * world),
+        tokens_per_micro_batch=room.tokens,
+        peak_memory_bytes=torch.cuda.max_memory_allocated(room.device) if on_gpu else None,
+    )
 
 
 def _mean_workers(steps: list[dict[str, Any]], world: int) -> float:

@@ -13,7 +13,7 @@ import ray
 import ray.train
 import ray.train.torch
 
-from raythief import accelerators, calls, progress
+from raythief import accelerators, calls, progress, results
 from raythief.artifacts import WORK
 from raythief.config import Training
 from raythief.errors import UserError, find_error
@@ -48,18 +48,13 @@ class _NoSecondTry(ray.train.UserCallback):
                     raise found
 
 
-def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
+def train(job: Job, tell: progress.Tell) -> results.Training:
     """Train on a Ray Train worker group, or in this process where ``workers`` is 0.
 
     Resumes by itself from the last checkpoint.
 
     Returns:
-        Results for the manifest: ``examples``, ``steps``, ``final_loss``, ``history``,
-        ``label_counts``, ``majority_rate``, ``collapse`` (its signs),
-        ``selection``, ``ended`` (why before its last step), ``continues`` (the shorter training
-        that it went on from), ``notes`` (what a reader must know), ``precision`` (its number
-        format), ``device``, ``speed`` and ``gpus`` (of each worker). The model lies in the
-        artifact's ``model`` folder.
+        Results for the manifest. The model lies in the artifact's ``model`` folder.
 
     Raises:
         StoppedError: ``tell`` is a ``Watch`` that did not want it to go on. Its checkpoint is kept.
@@ -83,7 +78,9 @@ def train(job: Job, tell: progress.Tell) -> dict[str, Any]:
         if content is None:
             raise StoppedError
         found |= json.loads(content)
-    return {**found, "gpus": accelerators.gpus(job.resources.training)}
+    return results.Training.model_validate(
+        {**found, "gpus": accelerators.gpus(job.resources.training)}
+    )
 
 
 def _fit(job: Job, config: dict[str, Any]) -> None:

@@ -36,7 +36,9 @@ SPEC = {
         }
     },
     "real": {"fraction": 0.5, "placement": "after"},
-    "resources": {"training": {"workers": 0}},  # no group of workers is started for four steps
+    # No group of workers is started for four steps. By their ids these models are large, and a run
+    # on CPUs needs consent.
+    "resources": {"training": {"workers": 0, "gpus": 0}, "inference": {"gpus": 0}},
 }
 
 

@@ -93,7 +93,7 @@ def test_trials_share_their_labels_and_end_in_a_best_spec(spec: Path, tmp_path: 
     assert chosen.extractor.training.learning_rate == best["parameters"][RATE]
     assert chosen.real.placement == best["parameters"]["real.placement"]
     assert Path(record["report"]).is_file()
-    table = pq.read_table(storage / "runs" / "tiny-sweep" / "trials.parquet").to_pylist()
+    table = pq.read_table(folder_of(storage, "tiny-sweep") / "trials.parquet").to_pylist()
     assert {row[RATE]: row["trial"] for row in table}.keys() == {1e-3, 3e-3}
     assert [row["objective"] for row in table] == [row["objective"] for row in record["rows"]]
 

@@ -137,8 +137,8 @@ def aligned(trained: Trained, language: str, **changes: object):
 def test_translations_come_nearer_and_the_task_is_done_better(trained: Trained, language: str):
     start, model, found = aligned(trained, language)
     before, after = trained.accuracy(start, language), trained.accuracy(model, language)
-    assert found["sentences"] == 1350
-    assert found["after"]["found"] > found["before"]["found"] + 0.2
+    assert found.sentences == 1350
+    assert found.after.found > found.before.found + 0.2
     assert after > before + 0.15
     assert after > 0.7
 

@@ -198,7 +198,7 @@ def test_nearest_distances_do_not_depend_on_how_vectors_are_cut(
     told = analysis.compare(
         target, made["train"], made["real"], made["gibberish"], distance, Resources(), silent
     )
-    assert told["train"] == 40
+    assert told.train == 40
     train = vectors["train"].astype(np.float64)
     if distance == "cosine":
         train /= np.linalg.norm(train, axis=1, keepdims=True)
@@ -213,8 +213,9 @@ def test_nearest_distances_do_not_depend_on_how_vectors_are_cut(
             own = vectors[name].astype(np.float64)
             cosines = (own @ train.T / np.linalg.norm(own, axis=1, keepdims=True)).max(1)
             np.testing.assert_allclose(table["distance"], 1 - cosines, rtol=0, atol=1e-6)
-        assert told[name]["count"] == len(vectors[name])
-        assert told[name]["mean"] == pytest.approx(np.mean(table["distance"].to_pylist()), abs=1e-6)
+        own_figures = told.real if name == "real" else told.gibberish
+        assert own_figures.count == len(vectors[name])
+        assert own_figures.mean == pytest.approx(np.mean(table["distance"].to_pylist()), abs=1e-6)
 
 
 # --- statistics -------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ def finished_labels(
                 "queries": {"stage": "queries", "fingerprint": queries.fingerprint},
                 "vocabulary": {"stage": "vocabulary", "fingerprint": VOCABULARY},
             },
-            "results": {"spent": 13, "device": "API"},
+            "results": {"spent": 13, "device": "API", "label_counts": {"neutral": count - 1}},
         }
     )
     return labels
@@ -251,7 +251,11 @@ def test_an_evaluation_of_an_api_is_taken_over_by_set_and_language(storage: Stor
         {
             "config": {"model": API, "labels": None, "inference": {}},
             "inputs": {"examples:xnli": examples},
-            "results": {"sets": {"xnli": {"en": {"count": 2}}}, "spent": 3, "device": "API"},
+            "results": {
+                "sets": {"xnli": {"en": {"count": 2, "accuracy": 0.5}}},
+                "spent": 3,
+                "device": "API",
+            },
         }
     )
     model, shape = answers.asked(API, {}, None, {}, None)

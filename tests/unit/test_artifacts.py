@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pytest
 
+from conftest import Told
 from raythief import artifacts, leases
 from raythief.artifacts import DONE, LEASE, MANIFEST, WORK, Artifact, Storage
 from raythief.errors import UserError
@@ -30,6 +31,7 @@ import sys, time
 from pathlib import Path
 from raythief import artifacts
 from raythief.artifacts import Storage
+from raythief.results import Results
 from raythief.stages import Stage
 
 storage, side, seconds, pause = sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:5])
@@ -46,7 +48,7 @@ def build(target, inputs, tell):
         file.write("built\\n")
     time.sleep(seconds)
     target.write("data.txt", b"data")
-    return {}
+    return Results()
 
 artifact, built = Stage("slow", {}, build).ensure(Storage.at(storage))
 print("built" if built else "there", artifact.verify()["stage"])
@@ -77,15 +79,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 def writes(**files: str) -> Build:
     """A build that writes these files and tells their number."""
 
-    def build(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+    def build(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> Told:
         for name, text in files.items():
             target.write(f"{name}.txt", text.encode())
-        return {"files": len(files)}
+        return Told(files=len(files))
 
     return build
 
 
-def never(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+def never(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> Told:
     raise AssertionError("must not be built")
 
 
@@ -145,13 +147,13 @@ def test_the_done_marker_is_written_last(storage: Storage, monkeypatch: pytest.M
 
 
 def test_no_lease_and_no_work_folder_and_no_cut_off_write_outlive_the_build(storage: Storage):
-    def build(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+    def build(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> Told:
         target.write("a.txt", b"alpha")
         target.write("sub/b.txt", b"beta")
         target.write(f"{WORK}/state/half.bin", b"half")
         (folder(target) / "a.txt.0123.tmp").write_bytes(b"al")
         (folder(target) / "sub" / "b.txt.4567.tmp").write_bytes(b"b")
-        return {}
+        return Told()
 
     artifact, _ = Stage("stage", {}, build).ensure(storage)
     left = {
@@ -191,7 +193,7 @@ def test_an_unfinished_input_is_refused(storage: Storage):
 
 
 def test_a_failed_build_leaves_the_stage_unfinished_and_can_be_tried_again(storage: Storage):
-    def fails(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+    def fails(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> Told:
         target.write("a.txt", b"half")
         raise ZeroDivisionError
 
@@ -208,12 +210,12 @@ def test_a_failed_build_leaves_the_stage_unfinished_and_can_be_tried_again(stora
 
 
 def test_the_next_build_finds_what_the_last_one_left(storage: Storage):
-    def fails(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+    def fails(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> Told:
         target.write(f"{WORK}/part", b"1")
         raise ZeroDivisionError
 
-    def goes_on(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
-        return {"left": (folder(target) / WORK / "part").read_text()}
+    def goes_on(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> Told:
+        return Told(left=(folder(target) / WORK / "part").read_text())
 
     with pytest.raises(ZeroDivisionError):
         Stage("stage", {}, fails).ensure(storage)
@@ -280,10 +282,10 @@ def test_what_is_whole_of_a_damaged_artifact_is_there_when_it_is_mended(
     altered(folder(finished))
     seen: dict[str, bool] = {}
 
-    def build(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+    def build(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> Told:
         seen.update({name: (folder(target) / name).exists() for name in ("a.txt", "b.txt")})
         target.write("a.txt", b"alpha")
-        return {}
+        return Told()
 
     Stage("stage", {}, build).ensure(storage)
     assert seen == {"a.txt": False, "b.txt": True}

@@ -7,11 +7,11 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
+from conftest import Told
 from raythief import building
 from raythief.artifacts import Artifact, Storage
 from raythief.progress import Display, Tell
@@ -33,10 +33,10 @@ class Chain:
         self.stages = {one.name: one for one in self.evaluation.ancestors()}
 
     def _stage(self, name: str, waits_for: tuple[Stage, ...] = (), **inputs: Stage) -> Stage:
-        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+        def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> Told:
             self.built.append(name)
             target.write("data", name.encode())
-            return {}
+            return Told()
 
         return Stage(name, {}, build, inputs, waits_for=waits_for)
 

@@ -161,7 +161,7 @@ def test_gpus_that_an_autoscaler_may_add_are_asked_for(monkeypatch: pytest.Monke
     with pytest.raises(UserError, match="a training needs 9 GPUs, and the cluster has 8"):
         capacity.check(resources(training={"workers": 9}))
     with pytest.raises(UserError, match="no node of the cluster has them together"):
-        capacity.check(resources(inference={"gpus": 2}))
+        capacity.check(resources(inference={"cpus": 33}))
 
 
 def test_no_more_nodes_come_than_the_autoscaler_may_have_in_all(monkeypatch: pytest.MonkeyPatch):

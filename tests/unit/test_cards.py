@@ -11,6 +11,7 @@ import yaml
 from raythief.artifacts import Artifact, Storage
 from raythief.cards import card
 from raythief.config import LABELS
+from raythief.results import Labels, Training
 
 HUB = {
     "hub": "FacebookAI/xlm-roberta-large",
@@ -21,7 +22,8 @@ HUB = {
 @pytest.fixture
 def labels(tmp_path: Path) -> Artifact:
     bought = Storage.at(str(tmp_path)).artifact("labels", "a" * 16)
-    results = {"queries": 392_702, "kept": 392_700, "rejected": 2}
+    counts = {"entailment": 392_000, "neutral": 600, "contradiction": 100}
+    results = Labels(queries=392_702, kept=392_700, rejected=2, label_counts=counts).plain()
     victim = {"api": "https://victim.test/predict", "labels": None}
     bought.write("rows-0000000000-0000000001.parquet", b"")
     bought.finish({"config": {"victim": victim}, "results": results})
@@ -42,15 +44,15 @@ def made(
         "fresh_head": True,
         "real_fraction": real,
     }
-    results = {
-        "examples": 1234,
-        "steps": 77,
-        "final_loss": 0.5,
-        "label_counts": dict.fromkeys(LABELS, 411),
-        "collapse": ["the gradients are zero"] if collapsed else [],
-        "selection": selection,
-        "notes": notes,
-    }
+    results = Training(
+        examples=1234,
+        steps=77,
+        final_loss=0.5,
+        label_counts=dict.fromkeys(LABELS, 411),
+        collapse=("the gradients are zero",) if collapsed else (),
+        selection=selection,
+        notes=notes,
+    )
     return card(config, results, labels)
 
 
@@ -92,7 +94,7 @@ def test_what_a_reader_must_know_is_told(labels: Artifact) -> None:
 
 def test_what_weights_were_selected_on_is_told(labels: Artifact) -> None:
     chosen = {"metric": "agreement with the victim on 7,854 held-out queries", "step": 1500,
-              "score": 0.912, "looks": [{}, {}, {}]}  # fmt: skip
+              "score": 0.912, "looks": [{"step": 1, "score": 0.5}] * 3}  # fmt: skip
     text = made(labels, selection=chosen)
     assert "those of step 1,500, the best of 3 by agreement with the victim on 7,854" in text
     assert "(91.2%)" in text

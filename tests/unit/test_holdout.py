@@ -16,6 +16,7 @@ from raythief.artifacts import Artifact, Storage
 from raythief.config import LABELS, Spec, expand, merge, nest, validate
 from raythief.errors import UserError
 from raythief.progress import Display, silent
+from raythief.results import Examples
 from raythief.stages import Stage
 
 BOUGHT: dict[str, Any] = {"evaluation": {"sets": {"bought": {"source": "queries", "count": 100}}}}
@@ -209,7 +210,7 @@ def test_labels_do_not_wait_for_the_sets_that_consist_of_them(
         order.append(stage.name if stage.name != "examples" or stage.inputs else "gold")
         artifact = storage.artifact(stage.name, stage.fingerprint)
         artifact.write("data.txt", b"")
-        artifact.finish({"results": {}, "seconds": 0.0})
+        artifact.finish({"results": {"pairs": 1, "languages": 1}, "seconds": 0.0})
         return artifact, True
 
     monkeypatch.setattr(Stage, "ensure", ensure)
@@ -250,7 +251,7 @@ def test_the_set_is_the_last_queries_with_their_answers(tmp_path: Path) -> None:
     assert table.to_pylist() == [
         {"id": i, "premise": f"p{i}", "hypothesis": f"h{i}", "label": LABELS[i % 3]} for i in ids
     ]
-    assert told == {"pairs": 97, "languages": 1}
+    assert told == Examples(pairs=97, languages=1)
 
 
 def test_a_set_of_which_the_victim_rejected_all_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from raythief import artifacts, capacity, cli, clusters, runs
 from raythief.config import Variant, validate
 from raythief.errors import UserError
 from raythief.report import KnowsLessError, diagram, figures
+from raythief.results import Evaluation
 from raythief.stages import Stage
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -60,10 +61,10 @@ class Experiment:
         spec = validate(SMALL, "spec")
 
         def stage(name: str) -> Stage:
-            def build(*_: Any) -> Mapping[str, Any]:
+            def build(*_: Any) -> Evaluation:
                 if name in self.broken:
                     raise self.fault or UserError(f"evaluation of {name}: broken")
-                return evaluation(flat(accuracy, accuracy), 600)
+                return Evaluation(**evaluation(flat(accuracy, accuracy), 600))
 
             return Stage("evaluation", {"row": name, "accuracy": accuracy}, build)
 

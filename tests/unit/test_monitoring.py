@@ -25,6 +25,7 @@ from raythief.config import Costs
 from raythief.errors import UserError
 from raythief.metering import Meter
 from raythief.progress import Display, Tell, silent
+from raythief.results import Results
 from raythief.stages import Stage
 from raythief.training.record import Recorder
 
@@ -196,12 +197,13 @@ def test_a_meter_tells_what_is_spent_over_all_runs_and_what_is_missing(
     told: Told, tmp_path: Path
 ) -> None:
     storage = Storage.at(str(tmp_path))
-    sanity, labels = storage.artifact("sanity", "a" * 16), storage.artifact("labels", "b" * 16)
-    before = Meter(storage, Costs(), [])
+    victim = "answers/" + "0" * 16
+    sanity, labels = storage.artifact(victim, "a" * 16), storage.artifact(victim, "b" * 16)
+    before = Meter(storage, Costs())
     before.open(sanity.path, 10, 0, 0)
     before.take(sanity.path, 10, 10)
     before.keep(sanity.path, 10, 0)
-    meter = Meter(storage, Costs(budget=200, query_usd=0.5), [sanity.path, labels.path])
+    meter = Meter(storage, Costs(budget=200, query_usd=0.5), [victim])
     assert (told(metrics.BUDGET_QUERIES), told(metrics.SPENT_QUERIES)) == (200, 10)
     meter.open(labels.path, 100, 0, 0)
     assert told(metrics.MISSING_ROWS) == 100
@@ -216,11 +218,11 @@ def test_a_meter_tells_what_is_spent_over_all_runs_and_what_is_missing(
 
 
 def test_stages_are_counted_by_what_became_of_them(told: Told, tmp_path: Path) -> None:
-    def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+    def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> Results:
         assert told(metrics.STAGES_RUNNING, target.stage) == 1
         if target.stage == "bad":
             raise UserError("corpus: is empty")
-        return {}
+        return Results()
 
     good, bad = Stage("good", {}, build), Stage("bad", {}, build)
     after = Stage("after", {}, build, {"input": bad})
@@ -243,7 +245,7 @@ def test_a_stage_that_is_damaged_before_it_is_used_fails_and_is_under_way_no_mor
             yield silent
             next(tmp_path.glob("torn/*/manifest.json")).write_text("{}")
 
-    torn = Stage("torn", {}, lambda *_: {})
+    torn = Stage("torn", {}, lambda *_: Results())
     with Damaging(Console(file=io.StringIO())) as display:
         outcomes = building.build({"torn": torn}, Storage.at(str(tmp_path)), display, concurrent=1)
     assert "damaged: manifest.json" in str(outcomes[torn.fingerprint].error)

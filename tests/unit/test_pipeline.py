@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import SMALL
+from conftest import SMALL, Told
 from raythief import building, pipeline, runs
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Spec, expand, merge, nest, validate
@@ -709,11 +709,11 @@ class Silence:
 
 
 def noted(log: list[str], name: str, *inputs: Stage, fault: Exception | None = None) -> Stage:
-    def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
+    def build(target: Artifact, given: Mapping[str, Artifact], tell: Tell) -> Told:
         log.append(name)
         if fault is not None:
             raise fault
-        return {}
+        return Told()
 
     return Stage(name, {}, build, {inner.name: inner for inner in inputs})
 

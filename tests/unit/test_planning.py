@@ -24,6 +24,7 @@ from raythief import sweep as sweeping
 from raythief.artifacts import Storage
 from raythief.config import Spec, merge, nest, validate
 from raythief.errors import MissingFileError, UserError
+from raythief.results import RESULTS
 
 QUERIES = 392_702
 LARGE = 12 * 24 * 1024**2
@@ -69,7 +70,11 @@ def finish(given: Spec, role: str, **results: Any) -> None:
     stage = runs.rows(given)[0].stages[role]
     artifact = Storage.at(given.storage).artifact(stage.name, stage.fingerprint)
     artifact.write("data.txt", b"data")
-    artifact.finish({"results": results})
+    if role == "labels":
+        results = {"label_counts": {"neutral": results["queries"]}, **results}
+    if role == "vocabulary":
+        results = {"words": 1, **results}
+    artifact.finish({"results": RESULTS[stage.name](**results).plain()})
 
 
 VARIANTS = {

@@ -23,9 +23,9 @@ import pytest
 from raythief import artifacts
 from raythief.config import LABELS, LANGUAGES, expand, load, validate
 from raythief.errors import UserError
-from raythief.evaluation import pack_bits
 from raythief.report import Place, deviations, diagram, figures, find, headline, write
 from raythief.report.measures import wilson
+from raythief.results import pack_bits
 
 Accuracy = Callable[[str, int, str], float]
 HOSTILE = "<script>alert('x')</script> | `a` [b](c) $\\frac$ \x07 \ud800 &amp; <!-- \n\n# h"

@@ -262,7 +262,7 @@ def test_the_terminal_is_told_the_first_answer(tmp_path: Path) -> None:
 def test_hours_count_each_artifact_once_times_its_workers_and_gpus(tmp_path: Path) -> None:
     storage = priced(tmp_path, gibberish=(0.8, 0.6), after=(0.9, 0.7))
     for row in storage.rows:
-        storage.change(row, "extractor", device="NVIDIA H100", gpus=2.0, speed={"workers": 8})
+        storage.change(row, "extractor", device="NVIDIA H100", gpus=0.25, speed={"workers": 8})
         storage.change(row, "labels", device="NVIDIA H100", gpus=0.5, workers=4)
     folder = storage.report()
     hours = {line["artifact"]: line for line in sheet(folder, "hours.csv")}

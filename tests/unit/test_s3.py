@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from api_server import free_port
+from conftest import Told
 from raythief import artifacts, leases, status
 from raythief.artifacts import DONE, LEASE, MANIFEST, WORK, Artifact, Storage
 from raythief.config import Costs
@@ -58,7 +59,7 @@ def writes(**content: bytes) -> Build:
     def build(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
         for name, data in content.items():
             target.write(name, data)
-        return {}
+        return Told()
 
     return build
 
@@ -82,7 +83,7 @@ def test_an_artifact_on_s3_is_built_once_and_holds_what_was_written(
         target.upload(source, "model")
         target.write_table("t.parquet", pa.table({"x": [1, 2]}))
         target.write(f"{WORK}/part", b"1")
-        return {}
+        return Told()
 
     storage.check_writable()
     artifact, built = Stage("s", {}, build).ensure(storage)
@@ -182,7 +183,7 @@ from raythief.stages import Stage
 def build(target, inputs, tell):
     target.write("small", b"whole")
     target.upload(Path(sys.argv[2]), "model")
-    return {}
+    return Told()
 
 Stage("s", {}, build).ensure(Storage.at(sys.argv[1]))
 """
@@ -215,7 +216,7 @@ def test_of_an_upload_that_is_killed_nothing_is_seen_and_the_next_run_is_whole(
     def again(target: Artifact, inputs: Mapping[str, Artifact], tell: Tell) -> dict[str, Any]:
         assert files(target, server)[1:] == ["small"]  # besides the claim of this run
         target.upload(tmp_path / "model", "model")
-        return {}
+        return Told()
 
     stage = Stage("s", {}, again)
     artifact = storage.artifact("s", stage.fingerprint)

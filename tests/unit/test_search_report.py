@@ -29,9 +29,9 @@ from test_report import (
     text_of,
 )
 
-from raythief.evaluation import pack_bits
 from raythief.report import figures, headline, sweepfigures
 from raythief.report.measures import student, wilson
+from raythief.results import pack_bits
 
 RATE, FRACTION, PLACEMENT = (
     "extractor.training.learning_rate",

@@ -13,6 +13,7 @@ import pytest
 from raythief import sweep
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Asha, Spec, validate
+from raythief.report import Place
 from raythief.sweep import space, stopping, trial
 from raythief.sweep.stopping import KIND, PAID, STEP, ByKind, kind
 
@@ -128,10 +129,10 @@ class Training:
             assert all(tell.look({**look, "steps": 20}) for look in self.looks())
         return self, not self.there
 
-    path, fingerprint = "somewhere", "4567"
+    path, name, fingerprint, stage = "somewhere", "extractor", "4567", "extractor"
 
     def verify(self) -> dict[str, Any]:
-        selection = {"looks": self.looks()}
+        selection = {"looks": self.looks(), "metric": "m", "step": 20, "score": 0.5}
         results = {"collapse": [], "continues": None, "steps": 20, "selection": selection}
         return {"seconds": 1.0, "results": results}
 
@@ -143,7 +144,7 @@ class Evaluation(Training):
         return self, True
 
     def verify(self) -> dict[str, Any]:
-        return {"results": {"sets": {"dev": {"en": {"accuracy": self.score}}}}}
+        return {"results": {"sets": {"dev": {"en": {"count": 9, "accuracy": self.score}}}}}
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -204,7 +205,7 @@ def test_optuna_takes_no_last_look_for_a_score(tmp_path: Path) -> None:
     """Those of a trial that was stopped before its real data would speak against such data."""
     spec = swept(searcher="optuna", samples=3)
     goals = {"metric": "objective", "mode": "max"}
-    searcher = sweep._optuna(spec, Storage.at(str(tmp_path)), goals, None)  # type: ignore[arg-type]
+    searcher = sweep._optuna(spec, Storage.at(str(tmp_path)), Place("x"), goals, None)  # type: ignore[arg-type]
     for name in "abc":
         searcher.suggest(name)
     look = {"objective": 0.9, "training_iteration": 1, KIND: "gibberish"}

@@ -18,6 +18,7 @@ import ray.train
 import torch
 
 import training_jobs
+from conftest import Told
 from raythief import encoding, models
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Selection, SoftLabels, Tracking, Training
@@ -436,9 +437,9 @@ def finished(folder: Path, seed: int = 0, **how: Any) -> Stage:
     """A training that is done, as far as its manifest tells."""
     training = Training.model_validate({**OPEN, **how})
 
-    def build(target: Artifact, given: Any, tell: Any) -> dict[str, Any]:
+    def build(target: Artifact, given: Any, tell: Any) -> Told:
         target.write(STATE, b"")
-        return {}
+        return Told()
 
     stage = Stage("extractor", {"training": training.model_dump(mode="json"), "seed": seed}, build)
     stage.ensure(Storage.at(str(folder)))
@@ -448,7 +449,7 @@ def finished(folder: Path, seed: int = 0, **how: Any) -> Stage:
 def gone_on_from(folder: Path, **how: Any) -> str | None:
     training = Training.model_validate({**OPEN, **how})
     stage = Stage(
-        "extractor", {"training": training.model_dump(mode="json"), "seed": 0}, lambda *_: {}
+        "extractor", {"training": training.model_dump(mode="json"), "seed": 0}, lambda *_: Told()
     )
     found = continuation.find(stage, Storage.at(str(folder)), training)
     return None if found is None else found.fingerprint

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from conftest import Told
 from raythief import accelerators, alignment, sharding, worktime
 from raythief.artifacts import Artifact, Storage
 from raythief.config import Resources, Workers, validate
+from raythief.results import Alignment, Found, usage
 from raythief.stages import Stage
 from raythief.sweep import trial
 from raythief.training import loop
@@ -37,9 +37,9 @@ def built(storage: Storage, stage: Stage) -> dict[str, Any]:
     return stage.ensure(storage)[0].verify()
 
 
-def writes(target: Artifact, *_: Any) -> Mapping[str, Any]:
+def writes(target: Artifact, *_: Any) -> Told:
     target.write("data.txt", b"data")
-    return {}
+    return Told()
 
 
 def test_what_a_killed_attempt_took_is_counted(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_what_a_failed_attempt_took_is_counted(tmp_path: Path) -> None:
 def test_hours_are_those_of_the_workers_that_there_were(
     results: dict[str, Any], expected: tuple[float, float]
 ) -> None:
-    found = worktime.hours(3600.0, results)
+    found = worktime.hours(3600.0, usage(results))
     assert (found.cpu, found.gpu) == expected
 
 
@@ -112,10 +112,10 @@ def test_gpu_hours_of_a_trial_have_a_price_where_the_spec_leaves_gpus_open() -> 
     results = {"device": "NVIDIA L4", "gpus": 1.0, "speed": {"workers": 4}}
     shorter = {"path": "extractor/f", "seconds": 900.0}
     manifest = {"seconds": 2700.0, "results": {**results, "continues": shorter}}
-    hours = trial._gpu_hours(manifest)
+    hours = trial._gpu_hours("extractor", manifest)
     assert hours == 4.0
     assert trial._price(spec, hours) == pytest.approx(1.0 + 12.0)
-    assert trial._gpu_hours({"seconds": 2700.0, "results": results}) == 3.0
+    assert trial._gpu_hours("extractor", {"seconds": 2700.0, "results": results}) == 3.0
 
 
 def test_an_alignment_is_booked_as_what_its_processes_took(
@@ -125,12 +125,15 @@ def test_an_alignment_is_booked_as_what_its_processes_took(
     (tmp_path / "english").mkdir()
 
     def align_one(target: Artifact, *given: Any) -> None:
-        told = {"device": "NVIDIA L4", "seconds": 100.0}
-        target.write(f"{given[3]}.json", json.dumps(told).encode())
+        same = Found(found=1.0)
+        told = Alignment(
+            sentences=9, steps=1, loss=0.1, before=same, after=same, device="NVIDIA L4", seconds=100
+        )
+        target.write(f"{given[3]}.json", told.model_dump_json().encode())
 
     monkeypatch.setattr(alignment, "_align_one", align_one)
     english: Any = SimpleNamespace(local=lambda _: tmp_path / "english")
     resources = Resources.model_validate({"training": {"workers": 0, "gpus": 0.5}})
     given: Any = (english, None, None, ("de", "hi"), None, 0, resources, lambda *_: None)
     results = alignment.build(target, *given)
-    assert worktime.hours(1e9, results).gpu == 200 * 0.5 / 3600
+    assert worktime.hours(1e9, usage(results.plain())).gpu == 200 * 0.5 / 3600
