@@ -120,5 +120,5 @@ def holds(loss: Any, tokens: int) -> Any:
 def with_a_short_second_worker(config: Any) -> None:
     """The loop of a group whose second worker has less memory than the others."""
     if ray.train.get_context().get_world_rank() == 1:
-        loop._Worker._loss = holds(loop._Worker._loss, 100)  # type: ignore[method-assign]
+        loop._Worker._loss = holds(loop._Worker._loss, 130)  # type: ignore[method-assign]
     loop.worker_loop(config)
