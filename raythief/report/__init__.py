@@ -55,8 +55,13 @@ class KnowsLessError(UserError):
     """The report that is there tells what one written now could not."""
 
 
-def write(storage: Storage, place: Place) -> str:
+def write(storage: Storage, place: Place, *, as_newest: bool = False) -> str:
     """Write the report of a run and return the path of its ``index.html``.
+
+    Args:
+        storage: Where the record and the manifests lie.
+        place: The run.
+        as_newest: Have its name mean this run from now on.
 
     Raises:
         UserError: there is no such run, or its record can not be understood.
@@ -70,6 +75,9 @@ def write(storage: Storage, place: Place) -> str:
     lacks = [gap.fault for gap in run.gaps]
     content = json.dumps({"knows": knows, "lacks": lacks}, indent=1, ensure_ascii=False)
     _write(storage, f"{place.folder}/{KNOWS}", content)
+    if as_newest:
+        content = json.dumps({"fingerprint": place.fingerprint})
+        _write(storage, f"{place.home}/newest.json", content)
     if place.fingerprint and newest(storage, place.name) == place.fingerprint:
         _write(storage, f"{place.home}/index.html", page(run, made, f"{place.fingerprint}/"))
     return f"{storage.root}/{place.page}"

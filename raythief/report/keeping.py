@@ -58,9 +58,8 @@ def keep(
     storage.write_bytes(place.record, text)
     with contextlib.suppress(FileNotFoundError):
         storage.fs.delete_file(f"{storage.root}/{place.folder}/{FAILED}")
-    _point(storage, place)
     try:
-        write(storage, place)
+        write(storage, place, as_newest=_takes_the_name(storage, place))
     except KnowsLessError as kept:
         _say(console, str(kept))
     else:
@@ -82,16 +81,14 @@ def _done(record: Record | None) -> set[tuple[str, int, int]]:
     return {(row.variant, row.seed, row.repeat) for row in rows if row.status == "done"}
 
 
-def _point(storage: Storage, place: Place) -> None:
-    """Have the name mean this run, unless it has nothing to show and the one so far has."""
+def _takes_the_name(storage: Storage, place: Place) -> bool:
+    """Whether the name is to mean this run: with nothing to show it takes it from none that has."""
     so_far = newest(storage, place.name)
-    if so_far and so_far != place.fingerprint:
-        shown, own = (_done(_there(storage, Place(place.name, one)))
-                      for one in (so_far, place.fingerprint))  # fmt: skip
-        if shown and not own:
-            return
-    content = json.dumps({"fingerprint": place.fingerprint}).encode()
-    storage.write_bytes(f"{place.home}/newest.json", content)
+    if so_far is None or so_far == place.fingerprint:
+        return True
+    shown, own = (_done(_there(storage, Place(place.name, one)))
+                  for one in (so_far, place.fingerprint))  # fmt: skip
+    return bool(own or not shown)
 
 
 def _say(console: Console, line: str) -> None:

@@ -133,6 +133,23 @@ def test_a_run_that_fails_leaves_the_good_record_and_report(
     assert not (page.parent / "run-failed.json").exists()
 
 
+def test_the_name_and_its_page_mean_one_run(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a run found all its rows, but its report knew more than one would now."""
+    first = experiment.run(monkeypatch, 0.8)
+    second = experiment.run(monkeypatch, 0.6)
+    knows = json.loads((first.parent / "report.json").read_text())
+    knows["knows"].append("a, seed 0: labels")
+    (first.parent / "report.json").write_text(json.dumps(knows))
+    experiment.run(monkeypatch, 0.8)
+    assert "stays as it is, for one written now would lack a, seed 0: labels" in (
+        experiment.said.getvalue()
+    )
+    assert folder_of(experiment.root, "small") == second.parent
+    assert "60.0" in text_of(second.parents[1])
+
+
 def test_a_run_with_nothing_to_show_does_not_take_the_name(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
