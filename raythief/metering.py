@@ -87,6 +87,11 @@ def has_ledger(artifact: Artifact) -> bool:
     return bool(_read(artifact.storage, artifact.path))
 
 
+def ledgers(artifact: Artifact) -> list[str]:
+    """Names of its ledgers."""
+    return sorted(_names(artifact.storage, artifact.path))
+
+
 def started(artifact: Artifact) -> float:
     """When the present or last run began to buy, in seconds since 1970."""
     return float(_latest(_read(artifact.storage, artifact.path).values())["started"])

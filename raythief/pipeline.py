@@ -94,6 +94,8 @@ class _Encoder:
     inputs: Mapping[str, Stage]
     source: SourceOf
     labels: tuple[Any, ...] | None = None
+    classifies: bool = False
+    """Whether it is a classifier already, whose head is then another than a new one."""
 
 
 class _Chain:
@@ -421,6 +423,8 @@ class _Chain:
             "real_fraction": gold,
             "real_seed": spec.seed if 0 < gold < 1 else None,
         }
+        if fresh_head and encoder.classifies:
+            config["head"] = "new"  # earlier versions kept the head that was there
         if labels is not None and spec.extractor.queries is not None:
             config["queries"] = spec.extractor.queries
         if labels is not None and spec.held_back:
@@ -659,8 +663,12 @@ class _Chain:
         if source.path is not None:
             folder = Path(source.path)
             found = sorted(file for kind in _MODEL_FILES for file in folder.glob(kind))
+            kinds = models.config_of(folder, where).get("architectures") or []
             return _Encoder(
-                {"files": hash_files({file.name: file for file in found})}, {}, lambda _: source
+                {"files": hash_files({file.name: file for file in found})},
+                {},
+                lambda _: source,
+                classifies=any("ForSequenceClassification" in str(kind) for kind in kinds),
             )
         return _Encoder({"hub": name, "revision": source.revision}, {}, lambda _: source)
 

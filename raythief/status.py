@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from raythief import metering, sharding
+from raythief import metering, sharding, takeover
 from raythief.answers import ASKED, ROOT
 from raythief.artifacts import Artifact, Storage
 from raythief.errors import UserError
@@ -72,7 +72,10 @@ def find(place: str) -> list[Status]:
     else:
         storage = Storage.at(place)
         candidates = _artifacts(storage)
-    found = [status for status in map(_status, candidates) if status is not None]
+    # What was taken over from artifacts that bought for themselves is not told twice.
+    taken = {name for one in candidates if one.stage != ROOT for name in metering.ledgers(one)}
+    own = [one for one in candidates if takeover.ledger_of(one) not in taken]
+    found = [status for status in map(_status, own) if status is not None]
     if not found:
         raise UserError(f"{place}: nothing was bought from a victim there")
     return sorted(found, key=lambda status: status.path)

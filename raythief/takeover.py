@@ -58,7 +58,7 @@ class Copy:
     @property
     def ledger(self) -> str:
         """The ledger that tells of them once they are taken over."""
-        return f"{metering.LEDGER}-{self.artifact.stage}-{self.artifact.fingerprint}.json"
+        return ledger_of(self.artifact)
 
     def files(self) -> Iterator[tuple[Shard, str]]:
         """Its shards that are as they were written."""
@@ -68,6 +68,11 @@ class Copy:
             own = entry["path"].startswith(prefix) and name.startswith("rows-")
             if own and self.artifact.fault_of(entry) is None:
                 yield Shard.named(name), entry["path"]
+
+
+def ledger_of(artifact: Artifact) -> str:
+    """Name of the ledger, beside answers, that tells what they took in another artifact."""
+    return f"{metering.LEDGER}-{artifact.stage}-{artifact.fingerprint}.json"
 
 
 def take(one: Answers, storage: Storage) -> None:

@@ -97,7 +97,7 @@ def trained(
     made = dataclasses.replace(
         job(folder, name, resources, **how), tracking=Tracking.model_validate(tracking or {})
     )
-    results = training.train(made, silent)
+    results = training.train(made, silent).plain()
     return Path(made.target.absolute), results
 
 

@@ -53,6 +53,7 @@ def training(run: Run) -> Section | None:
     guesses: dict[str, list[float]] = {}
     rows, values = [], []
     chosen: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = {}
     for stage in TRAININGS:
         for artifact, users in run.users(stage):
             result = artifact.results
@@ -74,6 +75,8 @@ def training(run: Run) -> Section | None:
             best = f"step {number(kept.step)}: {percent(kept.score)} %" if kept else "last"
             if kept:
                 chosen.setdefault(kept.metric, []).append(stage)
+            for note in result.notes:
+                notes.setdefault(note, []).append(f"{stage} of {name}")
             rows.append(
                 [Cell(stage), Cell(name), Cell(seeds), Cell(number(result.examples)),
                  Cell(number(result.steps)), Cell(loss), Cell(ENDS.get(result.ended, state)),
@@ -84,6 +87,9 @@ def training(run: Run) -> Section | None:
     if not rows:
         return None
     blocks: list[Block] = [Text(_selected(run, chosen, len(rows)))]
+    blocks += [
+        Text(f"Note of {'; '.join(dict.fromkeys(of))}: {note}.") for note, of in notes.items()
+    ]
     if panels:
         caption = (
             "Training loss by step, a line for each seed; dotted, where it is recorded, the loss "

@@ -103,7 +103,7 @@ def test_a_training_that_is_not_wanted_any_more_can_go_on_later(folder: Path, wo
     for state in sorted(place.glob("_work/**/state.pt"))[-1:]:
         state.write_bytes(state.read_bytes()[:1000])
     patient = Until(1000)
-    results = training.train(job, patient)
+    results = training.train(job, patient).plain()
     assert patient.seen == [0, 10, 20, 30, 40]
     assert results["selection"] == expected["selection"]
     weights = [one / "model" / "model.safetensors" for one in (place, whole)]
@@ -122,7 +122,7 @@ def test_a_longer_training_goes_on_from_a_shorter_one(folder: Path) -> None:
     told = Until(1000)
     killed = (short / "steps.jsonl").read_bytes()  # of a run that left no checkpoint
     job.target.write("_work/steps/000000011.jsonl", killed)
-    found = training.train(dataclasses.replace(job, earlier=earlier), told)
+    found = training.train(dataclasses.replace(job, earlier=earlier), told).plain()
     assert found["continues"] == {"path": "extractor/short", "steps": 30, "seconds": 1.5}
     assert told.seen == [0, 10, 20, 30, 40, 50, 60, 70]
     place = Path(job.target.absolute)
@@ -241,7 +241,8 @@ def test_a_finished_training_is_only_read(folder: Path, plain: tuple[Path, dict[
     """Started once more, as after a crash between its end and its manifest."""
     artifact, results = plain
     before = (artifact / "model" / "model.safetensors").read_bytes()
-    again = training.train(training_jobs.job(folder, "plain", **LEARNING), lambda *_: None)
+    short = training_jobs.job(folder, "plain", **LEARNING)
+    again = training.train(short, lambda *_: None).plain()
     assert (artifact / "model" / "model.safetensors").read_bytes() == before
     assert {**again, "speed": None} == {**results, "speed": None}
     assert len(training_jobs.steps_of(artifact)) == 150

@@ -749,3 +749,17 @@ def test_a_failure_stops_what_is_made_from_it_and_nothing_else(tmp_path: Path, f
     assert str(fault) in str(errors.pop())
     mistake = isinstance(fault, UserError)
     assert found[bad.fingerprint].fault is (None if mistake else fault)
+
+
+def test_a_new_head_on_a_classifier_of_ones_own_is_another_training(tmp_path: Path) -> None:
+    """Earlier versions kept the head that was there, under the fingerprint of a new one."""
+    found = {}
+    for kind in ("RobertaModel", "RobertaForSequenceClassification"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        config = {"model_type": "roberta", "architectures": [kind]}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "model.safetensors").write_bytes(b"")
+        stages = pipeline.stages(spec(extractor__model=str(folder)))
+        found[kind] = stages["extractor"].config.get("head")
+    assert found == {"RobertaModel": None, "RobertaForSequenceClassification": "new"}

@@ -897,6 +897,14 @@ def test_failed_running_collapsed_and_absent_rows_are_listed(tmp_path: Path) -> 
     assert "Not run: foreign words, 10 % during" in text
 
 
+def test_what_a_reader_must_know_of_a_training_is_told(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, miniature({"gibberish": {}}))
+    row = storage.done("gibberish", 0, flat(0.8, 0.7), flat(0.9, 0.33))
+    storage.change(row, "extractor", notes=["its head was replaced"])
+    text = text_of(storage.report())
+    assert "Note of extractor of gibberish: its head was replaced." in text
+
+
 def test_the_loss_of_a_guess_is_drawn_where_a_training_tells_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
