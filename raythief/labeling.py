@@ -329,7 +329,7 @@ def ask(
             one.fingerprint: answers.shards(one, storage, inference.rows_per_shard)
             for one in orders
         }
-        paid = {one.fingerprint: answers.whole(one.at(storage)) for one in orders}
+        paid = {one.fingerprint: answers.whole(one.at(storage)) for one in orders} if buys else None
         arguments = {
             "texts": {key: texts for key, (_, texts) in unique.items()},
             "source": source,
@@ -337,7 +337,7 @@ def ask(
             "labels": labels,
             "words": words,
             "scores": bool(orders[0].shape.get("scores")),
-            "bought": paid if buys else None,
+            "bought": paid,
             "may_reject": {one.fingerprint: may_reject(source, one.count) for one in orders},
         }
         with account(storage, orders, tell) if buys else contextlib.nullcontext():
@@ -354,7 +354,7 @@ def ask(
                     silent if buys else tell,
                     remote,
                 )
-        for one in orders:
+        for one in orders if remote else ():
             answers.tidy(one.at(storage))
         return [_given(one, storage, parts[one.fingerprint], buys) for one, _ in wanted]
 

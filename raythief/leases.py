@@ -58,7 +58,7 @@ def lease(artifact: Artifact) -> Iterator[None]:
             continue
         if not told:
             log.warning(
-                "%s is being built by another run (process %s on %s); waiting for it",
+                "%s is being worked on by process %s on %s; waiting for it",
                 artifact.path,
                 holder["pid"],
                 holder["host"],
