@@ -63,9 +63,10 @@ def build(
     asked = [
         (
             dataclasses.replace(wanted[place], count=table.num_rows),
-            labeling.Texts(sets[place.partition("/")[0]][0], _file(place), _language(place)),
+            labeling.Texts(sets[name][0], f"{language}.parquet", language),
         )
         for place, table in gold.items()
+        for name, _, language in [place.partition("/")]
     ]
     remote = isinstance(source, Remote)
     given = labeling.ask(
@@ -106,21 +107,13 @@ def build(
     )
 
 
-def _file(place: str) -> str:
-    return f"{place.partition('/')[2]}.parquet"
-
-
-def _language(place: str) -> str:
-    return place.partition("/")[2]
-
-
 def _measured(target: Artifact, place: str, reference: pa.Table | None) -> Score:
-    predictions = target.read_table(place)
+    predictions, (name, _, language) = target.read_table(place), place.partition("/")
     if predictions["predicted"].null_count == predictions.num_rows:
         raise UserError(
-            f"evaluation.sets.{place.partition('/')[0]}: the victim rejected all of its "
-            f"{predictions.num_rows:,} items in `{_language(place)}`, so there is nothing to "
-            "measure; leave the set out, or see why in the file rejected.parquet of its answers"
+            f"evaluation.sets.{name}: the victim rejected all of its {predictions.num_rows:,} "
+            f"items in `{language}`, so there is nothing to "
+            "measure; leave the set out, or correct victim.api"
         )
     return measure(predictions, reference)
 

@@ -389,8 +389,7 @@ def test_a_run_that_waits_says_for_whom(
     with lease(elsewhere(storage)):
         pass
     assert [record.getMessage() for record in caplog.records] == [
-        f"stage/f is being worked on by process {os.getpid()} on elsewhere; "
-        "waiting for it"
+        f"stage/f is being worked on by process {os.getpid()} on elsewhere; waiting for it"
     ]
 
 

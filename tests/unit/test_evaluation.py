@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from raythief import bilstm, evaluation, labeling, models
 from raythief.artifacts import Storage
 from raythief.config import LABELS, Inference
+from raythief.errors import UserError
 from raythief.evaluation import agreement, measure, wilson
 from raythief.report.measures import Series
 from raythief.results import Score, pack_bits
@@ -121,6 +122,17 @@ def test_an_interval_never_leaves_0_to_1_and_is_never_empty():
 def test_more_items_make_the_interval_narrower():
     widths = [high - low for low, high in (wilson(6 * n, 10 * n) for n in (1, 10, 100))]
     assert widths[0] > widths[1] > widths[2] > 0
+
+
+def test_a_language_of_which_the_victim_rejected_all_is_told_in_a_sentence(tmp_path: Path):
+    target = Storage.at(str(tmp_path)).artifact("victim_evaluation", "f")
+    nothing = pa.array([None] * 3, pa.string())
+    table = pa.table({"id": range(3), "label": ["neutral"] * 3, "predicted": nothing})
+    target.write_table(Shard("mine/en", 0, 3).name, table)
+    with pytest.raises(
+        UserError, match=r"^evaluation\.sets\.mine: the victim rejected all of its 3"
+    ):
+        evaluation._measured(target, "mine/en", None)
 
 
 # --- a model for each language ----------------------------------------------------------------
