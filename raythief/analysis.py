@@ -157,9 +157,10 @@ def embed(
         resources: Actors.
         tell: Told the rows that are done.
     """
-    chosen = number_format(inference, resources)
     # Or vectors of two formats would be mixed, where a run goes on on another device.
-    chosen = target.once(f"{WORK}/precision", chosen.encode()).decode()
+    begun = target.storage.read_bytes(f"{target.path}/{WORK}/precision")
+    chosen = begun.decode() if begun else number_format(inference, resources)
+    target.once(f"{WORK}/precision", chosen.encode())
     inference = inference.model_copy(update={"precision": chosen})
     for shard in sharding.cut(pairs.num_rows, inference.rows_per_shard, _PAIRS):
         target.write_table(shard.name, pairs.slice(shard.start, shard.stop - shard.start))

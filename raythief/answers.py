@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ import pyarrow as pa
 from raythief import sharding
 from raythief.artifacts import WORK, Artifact, Storage
 from raythief.sharding import Shard
+
+log = logging.getLogger(__name__)
 
 ROOT = "answers"
 ASKED = "asked.json"
@@ -152,10 +155,27 @@ def ids(target: Artifact) -> set[int]:
 
 def read(answers: Answers, storage: Storage, parts: Sequence[Shard]) -> pa.Table:
     """The answers, from the shards that make them up."""
-    place = answers.of_model(storage)
-    tables = [place.read_table(part.name) for part in parts]
-    whole = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
-    return whole.slice(0, answers.count)
+    place, tables, at = answers.of_model(storage), [], 0
+    for part in parts:  # a late write of a run that was killed may reach into the next one
+        table = place.read_table(part.name).replace_schema_metadata(None)
+        tables.append(table.slice(at - part.start))
+        at = part.stop
+    return pa.concat_tables(tables).slice(0, answers.count)
+
+
+def drop_damaged(answers: Answers, storage: Storage) -> None:
+    """Remove whole shards and parts whose content is not as it was written: they are asked again.
+
+    Pages carry checksums, which reading compares.
+    """
+    target = answers.at(storage)
+    parts = [name for folder in sharding.parts(target) for name in target.tables(folder)]
+    for name in (*target.tables(), *parts):
+        try:
+            target.read_table(name)
+        except (OSError, ValueError):  # of Arrow's, too
+            log.warning("%s/%s is damaged and is asked again", target.path, name)
+            target.remove(name)
 
 
 def describe(answers: Answers, storage: Storage, **more: Any) -> dict[str, Any]:
@@ -166,9 +186,9 @@ def describe(answers: Answers, storage: Storage, **more: Any) -> dict[str, Any]:
         storage: Where they are kept.
         more: Said besides, by who is the first; later ones are told it.
     """
-    whole = {"stage": answers.stage, "model": answers.model, "shape": answers.shape,
-             "texts": answers.texts, **more}  # fmt: skip
-    text = json.dumps(whole, indent=1, ensure_ascii=False).encode()
+    what = {"stage": answers.stage, "model": answers.model, "shape": answers.shape,
+            "texts": answers.texts, **more}  # fmt: skip
+    text = json.dumps(what, indent=1, ensure_ascii=False).encode()
     said: dict[str, Any] = json.loads(answers.at(storage).once(ASKED, text))
     return said
 
@@ -190,7 +210,13 @@ def clear(target: Artifact, shard: Shard) -> None:
 
 
 def tidy(target: Artifact) -> None:
-    """Remove the folder of parts, if none is left in it."""
+    """Remove parts whose rows are all in whole shards, and their folder if none is left in it."""
+    kept = set().union(*(range(*span) for span in whole(target)))
+    for folder in sharding.parts(target):
+        held = Shard.named(folder)
+        if kept.issuperset(range(held.start, held.stop)):
+            with contextlib.suppress(FileNotFoundError):
+                target.storage.fs.delete_dir(f"{target.absolute}/{folder}")
     if not sharding.parts(target):
         with contextlib.suppress(FileNotFoundError):
             target.storage.fs.delete_dir(f"{target.absolute}/{WORK}")

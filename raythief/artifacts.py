@@ -207,14 +207,16 @@ class Artifact:
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a table as parquet, whole or not at all; equal tables give equal bytes."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         self.write(name, sink.getvalue().to_pybytes())
 
     def read_table(self, name: str = "", columns: list[str] | None = None) -> pa.Table:
         """Read a parquet file, or all ``*.parquet`` files of a folder in the order of names."""
         path = f"{self.absolute}/{name}".rstrip("/")
         if name.endswith(".parquet"):
-            return pq.read_table(path, filesystem=self.storage.fs, columns=columns)
+            return pq.read_table(
+                path, filesystem=self.storage.fs, columns=columns, page_checksum_verification=True
+            )
         parts = [self.read_table(part, columns) for part in self.tables(name)]
         if not parts:
             raise UserError(f"{self.absolute}: holds no tables; delete the folder to build it anew")

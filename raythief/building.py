@@ -44,6 +44,7 @@ class Outcome:
 State = Literal["there", "missing", "damaged", "not needed"]
 """Of a stage's artifact: finished and whole, to be made, to be mended; or absent or damaged while
 all that was made from it is whole, so that nobody reads it."""
+TO_BE_BUILT: tuple[State, ...] = ("missing", "damaged")
 
 
 def look(
@@ -104,7 +105,7 @@ def to_be_built(stages: Iterable[Stage], storage: Storage) -> list[Stage]:
     """The stages, of these and of all that they are made from, that a run would build."""
     every = {stage.fingerprint: stage for top in stages for stage in top.ancestors()}
     states = look(every.values(), storage)
-    return [stage for key, stage in every.items() if states[key][0] in ("missing", "damaged")]
+    return [stage for key, stage in every.items() if states[key][0] in TO_BE_BUILT]
 
 
 def meter(stages: Iterable[Stage], storage: Storage, costs: Costs) -> Any:
@@ -112,11 +113,8 @@ def meter(stages: Iterable[Stage], storage: Storage, costs: Costs) -> Any:
     asked = [one for stage in stages for one in stage.buys]
     if not asked or not ray.is_initialized():
         return None
-    victims = sorted({one.of_model(storage).path for one in asked})
-    before = 0
-    if costs.budget is not None:
-        before = takeover.unlisted(storage, [one.key for one in asked])
-    return metering.start(storage, costs, victims, before)
+    takeover.settle(asked, storage)
+    return metering.start(storage, costs, {one.of_model(storage).path for one in asked})
 
 
 def build(
@@ -151,7 +149,8 @@ def build(
     sets = [key for key, stage in every.items() if stage.name == "examples" and not stage.inputs]
     after |= {key: after[key] + sets for key, stage in every.items() if stage.name == "labels"}
     states = look(every.values(), storage, closely=True)
-    held = meter(every.values(), storage, costs or Costs())  # it ends with its last handle
+    buying = any(one.buys and states[key][0] in TO_BE_BUILT for key, one in every.items())
+    held = meter(every.values(), storage, costs or Costs()) if buying else None  # its last handle
     order = graphlib.TopologicalSorter(after)
     order.prepare()
     outcomes: dict[str, Outcome] = {}

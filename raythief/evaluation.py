@@ -75,9 +75,8 @@ def build(
     )  # fmt: skip
     for (place, table), one in zip(gold.items(), given, strict=True):
         predicted = table.append_column("predicted", one.table["label"])
-        for shard in sharding.cut(table.num_rows, inference.rows_per_shard, place):
-            rows = predicted.slice(shard.start, shard.stop - shard.start)
-            target.write_table(shard.name, rows.replace_schema_metadata(None))
+        plain = predicted.replace_schema_metadata(None)
+        sharding.write(target, plain, inference.rows_per_shard, place)
     manifest = reference.manifest() if reference is not None else None
     judged = results.read("victim_evaluation", manifest["results"]) if manifest else None
     found: dict[str, dict[str, Score]] = {}

@@ -120,6 +120,8 @@ class Labeling(sharding.ShardWorker):
         self.loaded: models.Source | None = None
         self.meter = None if bought is None else metering.find()
         self.client = self._client(source) if isinstance(source, Remote) else None
+        self.asking = ""
+        """For which answers it asks at present."""
         if bought is not None:
             self.stop = self._stop
 
@@ -168,8 +170,7 @@ class Labeling(sharding.ShardWorker):
 
     def _complain(self, reason: str) -> None:
         assert self.meter is not None
-        for folder in self.texts:
-            self.meter.complain.remote(f"{self.target.path}/{folder}", reason)
+        self.meter.complain.remote(self.asking, reason)
 
     def _stop(self, fault: str) -> None:
         """End the purchase for all workers, once what they have in flight is kept."""
@@ -208,7 +209,7 @@ class Labeling(sharding.ShardWorker):
         assert self.client is not None
         assert self.meter is not None
         api, target, meter = self.client.api, self._place(shard), self.meter
-        folder = sharding.parts_folder(shard)
+        self.asking, folder = target.path, sharding.parts_folder(shard)
         found: list[pa.Table] = []
         counts = dict.fromkeys(("spent", "attempts", "retries"), 0)
 
@@ -321,8 +322,9 @@ def ask(
     orders = [one for one, _ in unique.values()]
     place = orders[0].of_model(storage)
     with lease(place):
-        if buys:
-            for one in orders:
+        for one in orders:
+            answers.drop_damaged(one, storage)
+            if buys:
                 takeover.take(one, storage)
         formats = _formats(orders, storage, inference, resources, remote)
         parts = {
@@ -367,9 +369,10 @@ def _formats(
     remote: bool,
 ) -> dict[str, str]:
     """The number format of each: the one that it was begun in, or that of the others."""
-    chosen = "auto" if remote else victims.number_format(inference, resources)
     begun = [said["precision"] for one in orders if (said := answers.described(one, storage))]
-    first = begun[0] if begun else chosen
+    first = begun[0] if begun else "auto"
+    if not begun and not remote:
+        first = victims.number_format(inference, resources)
     return {
         one.fingerprint: answers.describe(one, storage, precision=first)["precision"]
         for one in orders
@@ -421,8 +424,7 @@ def build(
         target.storage, [(one, texts)], source, labels, inference, resources, tell,
         words=table_pays, worker=worker,
     )  # fmt: skip
-    for shard in sharding.cut(one.count, inference.rows_per_shard):
-        target.write_table(shard.name, given.table.slice(shard.start, shard.stop - shard.start))
+    sharding.write(target, given.table, inference.rows_per_shard)
     remote = isinstance(source, Remote)
     used = sharding.used(resources.inference, len(given.statistics), remote)
     return results(target, one, given, used)

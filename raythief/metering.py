@@ -36,12 +36,15 @@ from raythief.errors import UserError
 
 LEDGER = "ledger"
 """How files beside answers begin that keep what was taken for them from the budget."""
+LOOK_S = 5.0
+"""Seconds after which what others spent on the victim at hand is read again; a run is taken over
+after a longer silence (``leases.STALE_S``)."""
 _NAME = "raythief-meter"
 
 
 @dataclass(frozen=True)
 class Account:
-    """What an artifact's labels took."""
+    """What some answers took."""
 
     queries: int
     """Rows to label."""
@@ -60,10 +63,10 @@ class Account:
 
 
 def account(artifact: Artifact, parts: Iterable[Mapping[str, Any]]) -> Account:
-    """The account of an unfinished artifact.
+    """The account of some answers.
 
     Args:
-        artifact: Labels, or any other artifact that is bought.
+        artifact: Where they are kept.
         parts: Statistics of all that is kept of it: ``rows``, ``rejected``, ``spent``,
             ``attempts`` and ``retries`` of each part.
     """
@@ -83,13 +86,13 @@ def account(artifact: Artifact, parts: Iterable[Mapping[str, Any]]) -> Account:
 
 
 def has_ledger(artifact: Artifact) -> bool:
-    """Whether something was, or is being, bought for an unfinished artifact."""
+    """Whether something was, or is being, bought there."""
     return bool(_read(artifact.storage, artifact.path))
 
 
-def ledgers(artifact: Artifact) -> list[str]:
-    """Names of its ledgers."""
-    return sorted(_names(artifact.storage, artifact.path))
+def ledgers(storage: Storage, path: str) -> list[str]:
+    """Names of the ledgers in a folder."""
+    return sorted(_names(storage, path))
 
 
 def started(artifact: Artifact) -> float:
@@ -141,19 +144,16 @@ def check(storage: Storage, budget: int | None, needed: Mapping[str, int], befor
 class Meter:
     """The actor that counts for a run: what may be spent, how fast, and how far it is."""
 
-    def __init__(
-        self, storage: Storage, costs: Costs, victims: Iterable[str] = (), before: int = 0
-    ) -> None:
+    def __init__(self, storage: Storage, costs: Costs, victims: Iterable[str] = ()) -> None:
         """Count for a run.
 
         Args:
             storage: Where the answers lie.
             costs: The budget, and the price of a query.
             victims: Folders of the victims whose answers count against the budget.
-            before: Queries spent on them that no ledger tells of.
         """
         self.storage, self.budget, self.query_usd = storage, costs.budget, costs.query_usd
-        self.victims, self.unlisted = set(victims), before
+        self.victims = set(victims)
         self.name = f"{LEDGER}-{uuid.uuid4().hex}.json"
         self.ledgers: dict[str, dict[str, Any]] = {}
         """Its own, of each purchase."""
@@ -165,9 +165,11 @@ class Meter:
         self.free_at: dict[str, float] = {}
         self.faults: dict[str, str] = {}
         self.complaints: dict[str, str] = {}
+        self.looked = 0.0
+        """When all that was spent was read last."""
         if self.budget is not None:
             metrics.BUDGET_QUERIES.set(self.budget)
-        self._look_around()
+        self._look_around(self.victims)
         self._tell_spent()
 
     def open(self, path: str, queries: int, kept: int, rejected: int) -> None:
@@ -176,7 +178,7 @@ class Meter:
         self.done[path] = [kept, rejected]
         self.faults.pop(path, None)
         self._begin(path, queries=queries, started=time.time())
-        self._look_around()
+        self._look_around(self.victims)
         self._tell_spent()
         self._tell_missing()
 
@@ -195,7 +197,10 @@ class Meter:
         ledger = self._ledger(path)
         grant = most
         if self.budget is not None:
-            self._look_around()
+            # No other run buys from this victim while this one does (``raythief.answers``), unless
+            # this one was silent for so long that another has taken over.
+            silent = time.monotonic() - self.looked > LOOK_S
+            self._look_around(self.victims if silent else self.victims - {path.rpartition("/")[0]})
             grant = min(most, self.budget - self._total())
         if grant < least:
             return 0
@@ -255,9 +260,11 @@ class Meter:
         others = _read(self.storage, path).items()
         self.before[path] = _spent(ledger for name, ledger in others if name != self.name)
 
-    def _look_around(self) -> None:
-        """Read what was spent on the victims beside the purchases of this run."""
-        for path in bought(self.storage, self.victims):
+    def _look_around(self, victims: Iterable[str]) -> None:
+        """Read what was spent on some victims beside the purchases of this run."""
+        if set(victims) == self.victims:
+            self.looked = time.monotonic()
+        for path in bought(self.storage, victims):
             if path not in self.ledgers:
                 self.before[path] = spent(self.storage, path)
 
@@ -267,7 +274,7 @@ class Meter:
         )
 
     def _total(self) -> int:
-        return self.unlisted + sum(self.before.values()) + _spent(self.ledgers.values())
+        return sum(self.before.values()) + _spent(self.ledgers.values())
 
     def _tell_spent(self) -> None:
         total = self._total()
@@ -276,7 +283,9 @@ class Meter:
 
     def _tell_missing(self) -> None:
         going_on = self.done.keys() & self.ledgers.keys() - self.faults.keys()
-        missing = sum(self.ledgers[path]["queries"] - sum(self.done[path]) for path in going_on)
+        missing = sum(
+            max(0, self.ledgers[path]["queries"] - sum(self.done[path])) for path in going_on
+        )
         metrics.MISSING_ROWS.set(missing)
 
     def _write(self, path: str, ledger: dict[str, Any]) -> None:
@@ -284,11 +293,11 @@ class Meter:
         self.ledgers[path] = ledger
 
 
-def start(storage: Storage, costs: Costs, victims: Iterable[str] = (), before: int = 0) -> Any:
+def start(storage: Storage, costs: Costs, victims: Iterable[str] = ()) -> Any:
     """The run's meter; started here, next to the driver, unless there is one already."""
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Meter)
     options = {"name": _NAME, "get_if_exists": True, "scheduling_strategy": progress.here()}
-    return actor.options(**options).remote(storage, costs, sorted(set(victims)), before)
+    return actor.options(**options).remote(storage, costs, sorted(set(victims)))
 
 
 def find() -> Any:

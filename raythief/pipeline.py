@@ -10,7 +10,7 @@ variants of a table share all that they can.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +66,7 @@ _DEFAULT_INFERENCE = {
     "rows_per_shard": 2048, "max_tokens": 256, "precision": "auto", "attention": "auto",
     "compile": False,
 }  # fmt: skip
+"""What stands in the fingerprints of stages that ask an API, since these were fixed."""
 
 SourceOf = Callable[[Mapping[str, Artifact]], models.Source | Remote]
 T = TypeVar("T")
@@ -237,8 +238,7 @@ class _Chain:
         """The black box: an API, a model as it is, or an encoder trained for the purpose."""
         api = victim.api
         if api is not None:
-            identity = api.identity or api.url
-            config = {"api": identity, **api.protocol(), "labels": api.labels}
+            config = {"api": api.identity or api.url, **api.protocol(), "labels": api.labels}
             return _Encoder(config, {}, lambda _: Remote.of(api, victim.scores))
         encoder = self._encoder(victim, "victim.model")
         if victim.training:
@@ -275,7 +275,7 @@ class _Chain:
 
         one = self._asked(
             victim, answers.sample(examples.fingerprint, count), count, "sanity",
-            former=(stage(self.inference).fingerprint, ""),
+            former=self._former(stage, victim),
         )  # fmt: skip
         return stage(self._inference(victim), one)
 
@@ -309,7 +309,7 @@ class _Chain:
         texts = answers.gibberish(words.fingerprint, gibberish.config, gibberish.version)
         one = self._asked(
             victim, texts, spec.queries.count, "labels", self.scores,
-            former=(stage(self.inference).fingerprint, ""),
+            former=self._former(stage, victim),
         )  # fmt: skip
         return stage(self._inference(victim), one)
 
@@ -341,7 +341,7 @@ class _Chain:
         count: int,
         stage: str,
         scores: Any = None,
-        former: tuple[str, str] | None = None,
+        former: Sequence[tuple[str, str]] = (),
     ) -> Answers:
         """What a stage asks of a model.
 
@@ -351,11 +351,21 @@ class _Chain:
             count: How many texts; 0 if that is not known.
             stage: Who asks.
             scores: Whether they are wanted.
-            former: Fingerprint and folder of where an earlier version kept the answers.
+            former: Fingerprints and folders of where an earlier version kept the answers.
         """
         inputs = {role: given.fingerprint for role, given in model.inputs.items()}
         who, shape = answers.asked(model.config, inputs, model.labels, self.inference, scores)
-        return Answers(who, shape, texts, count, stage, ((stage, *former),) if former else ())
+        places = tuple((stage, *place) for place in former)
+        return Answers(who, shape, texts, count, stage, places)
+
+    def _former(
+        self, stage: Callable[[Mapping[str, Any]], Stage], model: _Encoder, folder: str = ""
+    ) -> list[tuple[str, str]]:
+        """Where an earlier version kept a stage's answers: there, how a model is run entered the
+        fingerprint whoever answered.
+        """
+        every = [stage(how).fingerprint for how in (self.inference, self._inference(model))]
+        return [(key, folder) for key in dict.fromkeys(every)]
 
     def _training(
         self,
@@ -538,7 +548,7 @@ class _Chain:
         def stage(inference: Mapping[str, Any], *buys: Answers) -> Stage:
             return Stage(name, {**asks, "inference": inference}, build, inputs, buys=buys)
 
-        former = stage(self.inference).fingerprint
+        former = self._former(stage, model)
         wanted = {
             f"{title}/{language}": self._asked(
                 model,
@@ -547,7 +557,7 @@ class _Chain:
                 if remote
                 else 0,
                 name,
-                former=(former, f"{title}/{language}") if remote else None,
+                former=[(key, f"{title}/{language}") for key, _ in former] if remote else (),
             )
             for title, (examples, languages) in sets.items()
             for language in languages

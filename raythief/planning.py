@@ -120,11 +120,16 @@ def steps(rows: Sequence[runs.Row], storage: Storage, costs: Costs | None = None
     """
     users = {stage.fingerprint: (row, stage) for row in rows for stage in row.stages.values()}
     states = building.look([stage for _, stage in users.values()], storage)
+    counted: dict[str, int] = {}  # answers that stages before buy, by where they are kept
     found = []
     for key, (role, owner) in runs.owners(rows).items():
         row, stage = users[key]
         state, fault = states[key]
-        missing = sum(labeling.missing(one, storage) for one in stage.buys if _is_built(state))
+        missing = 0
+        for asked in stage.buys if _is_built(state) else ():
+            new = max(0, labeling.missing(asked, storage) - counted.get(asked.path, 0))
+            counted[asked.path] = counted.get(asked.path, 0) + new
+            missing += new
         lacks = tuple(dict.fromkeys(each for one in stage.ancestors() for each in one.lacks))
         done = work(row, role, storage)
         if _is_built(state) and missing < stage.queries:
@@ -143,7 +148,7 @@ def steps(rows: Sequence[runs.Row], storage: Storage, costs: Costs | None = None
 
 def _is_built(state: building.State) -> bool:
     """Whether a run would build what is in this state."""
-    return state in ("missing", "damaged")
+    return state in building.TO_BE_BUILT
 
 
 def check_cpus(rows: Sequence[runs.Row], storage: Storage) -> None:
@@ -289,7 +294,10 @@ def show(spec: Spec, rows: Sequence[runs.Row], console: Console) -> None:
         tell(escape(f"Data missing: {line}"))
     if lacks:
         tell("A run is refused until they are there; what is made from them may be there already.")
-    bought = sum(step.stage.queries for step in missing) - queries
+    wanted: dict[str, int] = {}
+    for one in (one for step in missing for one in step.stage.buys):
+        wanted[one.path] = max(one.count, wanted.get(one.path, 0))
+    bought = sum(wanted.values()) - queries
     already = f"; {bought:,} more are bought already" if bought > 0 else ""
     tell(f"Queries to buy: {queries:,} (${bill:,.2f}){already}")
     least = "at least " if len(known) < len(missing) else ""
@@ -316,7 +324,7 @@ def show(spec: Spec, rows: Sequence[runs.Row], console: Console) -> None:
     if spec.costs.budget is not None:
         asked = [one for step in plan for one in step.stage.buys]
         victims = [one.of_model(storage).path for one in asked]
-        spent = takeover.unlisted(storage, [one.key for one in asked])
+        spent = takeover.unlisted(asked, storage)
         spent += sum(metering.spent(storage, path) for path in metering.bought(storage, victims))
         enough = "enough" if spent + queries <= spec.costs.budget else "[red]not enough[/]"
         tell(f"Budget: {spec.costs.budget:,} queries, {spent:,} spent: {enough}")

@@ -198,12 +198,12 @@ def _check_budget(all_rows: Sequence[Row], storage: Storage, budget: int | None)
     if budget is None:
         return
     stages = [stage for row in all_rows for stage in row.stages.values()]
-    asked = [one for stage in building.to_be_built(stages, storage) for one in stage.buys]
-    needed: dict[str, int] = {}
-    for one in asked:  # of several that ask for the same answers, the one that asks for most
-        needed[one.path] = max(needed.get(one.path, 0), labeling.missing(one, storage))
-    keys = [one.key for stage in stages for one in stage.buys]
-    metering.check(storage, budget, needed, takeover.unlisted(storage, keys))
+    asked = [one for stage in stages for one in stage.buys]
+    needed = dict.fromkeys((one.path for one in asked), 0)  # all that counts against the budget
+    for one in (one for stage in building.to_be_built(stages, storage) for one in stage.buys):
+        # Of several that ask for the same answers, the one that asks for most.
+        needed[one.path] = max(needed[one.path], labeling.missing(one, storage))
+    metering.check(storage, budget, needed, takeover.unlisted(asked, storage))
 
 
 @contextlib.contextmanager

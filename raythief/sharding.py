@@ -64,6 +64,16 @@ def cut(count: int, rows: int, folder: str = "") -> list[Shard]:
     return [Shard(folder, start, min(start + rows, count)) for start in range(0, count, rows)]
 
 
+def write(target: Artifact, table: pa.Table, rows: int, folder: str = "") -> None:
+    """Write a table as shards of so many rows, and remove those that are cut otherwise."""
+    shards = cut(table.num_rows, rows, folder)
+    for name in set(target.tables(folder)) - {shard.name for shard in shards}:
+        if name.rpartition("/")[2].startswith("rows-"):
+            target.remove(name)
+    for shard in shards:
+        target.write_table(shard.name, table.slice(shard.start, shard.stop - shard.start))
+
+
 def read(artifact: Artifact, shard: Shard, columns: list[str] | None = None) -> pa.Table:
     """Read the rows of a shard from an artifact whose own shards may be cut differently."""
     parts = []
@@ -204,15 +214,15 @@ def _statistics(target: Artifact, name: str, rows: int | None) -> dict[str, Any]
     try:
         with target.storage.fs.open_input_file(f"{target.absolute}/{name}") as file:
             metadata = pq.read_metadata(file)
+        found: dict[str, Any] = json.loads((metadata.metadata or {})[_STATISTICS])
     except FileNotFoundError:
         return None
-    except pa.ArrowInvalid:
-        log.warning("%s/%s is cut short and is made anew", target.absolute, name)
+    except (OSError, ValueError, TypeError, KeyError):  # of Arrow's, too
+        log.warning("%s/%s is damaged and is made again", target.absolute, name)
         return None
     if rows is not None and metadata.num_rows != rows:
-        log.warning("%s/%s has too few rows and is made anew", target.absolute, name)
+        log.warning("%s/%s has too few rows and is made again", target.absolute, name)
         return None
-    found: dict[str, Any] = json.loads(metadata.metadata[_STATISTICS])
     return found
 
 

@@ -68,12 +68,12 @@ def find(place: str) -> list[Status]:
     one = _ARTIFACT.fullmatch(address)
     if one:
         storage = Storage.at(one["root"] + mark + query)
-        candidates = [storage.artifact(one["stage"], one["fingerprint"])]
+        candidates = _bought_for(storage.artifact(one["stage"], one["fingerprint"]))
     else:
         storage = Storage.at(place)
         candidates = _artifacts(storage)
     # What was taken over from artifacts that bought for themselves is not told twice.
-    taken = {name for one in candidates if one.stage != ROOT for name in metering.ledgers(one)}
+    taken = {name for one in candidates for name in metering.ledgers(storage, one.path)}
     own = [one for one in candidates if takeover.ledger_of(one) not in taken]
     found = [status for status in map(_status, own) if status is not None]
     if not found:
@@ -132,6 +132,16 @@ def _artifacts(storage: Storage) -> list[Artifact]:
             if stage != ROOT:
                 found.append(storage.artifact(stage, name))
     return found
+
+
+def _bought_for(artifact: Artifact) -> list[Artifact]:
+    """Where the answers are kept of which an artifact is a copy; itself, if it bought them."""
+    manifest = artifact.manifest_as_it_is()
+    found = read(artifact.stage, manifest["results"]) if manifest else None
+    kept = found.answers if isinstance(found, Labels | Evaluation) else None
+    paths = (kept,) if isinstance(kept, str) else kept or (artifact.path,)
+    places = [path.rpartition("/") for path in paths]
+    return [artifact.storage.artifact(stage, fingerprint) for stage, _, fingerprint in places]
 
 
 def _folders(storage: Storage, path: str) -> list[str]:

@@ -45,20 +45,13 @@ class Copy:
     """Where in it they lie."""
     answers: Answers
 
+    spent: int
+    """Queries that it took; of an artifact of several folders the first one has them all."""
+
     @property
     def old(self) -> bool:
         """Whether it bought them for itself."""
         return self.results.answers is None
-
-    @property
-    def spent(self) -> int:
-        """Queries that it took."""
-        return self.results.spent or 0
-
-    @property
-    def ledger(self) -> str:
-        """The ledger that tells of them once they are taken over."""
-        return ledger_of(self.artifact)
 
     def files(self) -> Iterator[tuple[Shard, str]]:
         """Its shards that are as they were written."""
@@ -75,50 +68,93 @@ def ledger_of(artifact: Artifact) -> str:
     return f"{metering.LEDGER}-{artifact.stage}-{artifact.fingerprint}.json"
 
 
+def settle(orders: Sequence[Answers], storage: Storage) -> None:
+    """Count what earlier versions spent on the models that are asked: before anything is taken over
+    or bought, so that nothing which happens later can lose it.
+
+    Args:
+        orders: All that is asked of them.
+        storage: Where answers are kept.
+    """
+    for path, name, ledger in _unsettled(orders, storage):
+        storage.write_bytes(f"{path}/{name}", ledger)
+
+
+def unlisted(orders: Sequence[Answers], storage: Storage) -> int:
+    """Queries spent on the models that are asked, which no ledger among the answers tells yet."""
+    ledgers = [json.loads(ledger) for _, _, ledger in _unsettled(orders, storage)]
+    return sum(ledger["taken"] - ledger["returned"] for ledger in ledgers)
+
+
+def _unsettled(orders: Sequence[Answers], storage: Storage) -> Iterator[tuple[str, str, bytes]]:
+    """Where each missing ledger belongs, its name and its content."""
+    keys = sorted({one.key for one in orders})
+    folders = metering.bought(storage, [f"{answers.ROOT}/{key}" for key in keys])
+    told = {name for path in folders for name in metering.ledgers(storage, path)}
+    for key in keys:
+        for copy in copies(storage, key):
+            name = ledger_of(copy.artifact)
+            if copy.old and copy.spent and name not in told:
+                ledger = {"queries": copy.answers.count, "started": 0.0}
+                ledger |= {"taken": copy.spent, "returned": 0}
+                told.add(name)
+                yield copy.answers.path, name, json.dumps(ledger).encode()
+    for one in orders:
+        for artifact, _ in _unfinished(one, storage):
+            for name in metering.ledgers(storage, f"{artifact.path}/{WORK}"):
+                content = storage.read_bytes(f"{artifact.path}/{WORK}/{name}")
+                if content is not None and name not in told:
+                    told.add(name)
+                    yield one.path, name, content
+
+
 def take(one: Answers, storage: Storage) -> None:
-    """Copy answers that lie elsewhere to where they are kept, if some are missing there."""
+    """Copy answers that lie elsewhere to where they are kept, if some are missing there. What they
+    cost was counted by ``settle``.
+    """
     target = one.at(storage)
-    for stage, fingerprint, folder in one.former:
-        artifact = storage.artifact(stage, fingerprint)
-        if answers.there(one, storage) < one.count:
+    for artifact, folder in _unfinished(one, storage):
+        if answers.there(one, storage) < one.count and not under_way(
+            artifact, but_this_process=True
+        ):
             _take_unfinished(target, artifact, folder, one.remote)
     if answers.there(one, storage) >= one.count:
         return
     for copy in copies(storage, one.key):
-        if copy.answers.path == one.path:
-            _take_copy(target, copy, one.remote)
+        if copy.answers.path == one.path and _is_known(copy):
+            _take_copy(target, copy, one)
 
 
 def there(one: Answers, storage: Storage) -> int:
     """How many answers need not be bought: those that are kept, and those to be taken over."""
-    kept = answers.there(one, storage)
-    if kept >= one.count:
+    if (kept := answers.there(one, storage)) >= one.count:
         return kept
-    ids = set(answers.ids(one.at(storage)))
-    for stage, fingerprint, folder in one.former:
-        artifact = storage.artifact(stage, fingerprint)
-        if artifact.fault() is None and artifact.manifest() is None:
-            for name in artifact.tables(folder):
-                held = Shard.named(name)
-                if sharding.statistics(artifact, held) is not None:
-                    ids.update(range(held.start, held.stop))
-            for _, table in _parts(artifact, folder):
-                ids.update(table["id"].to_pylist())
+    ids = answers.ids(one.at(storage))
+    for artifact, folder in _unfinished(one, storage):
+        for name in artifact.tables(folder):
+            held = Shard.named(name)
+            if sharding.statistics(artifact, held) is not None:
+                ids.update(range(held.start, held.stop))
+        for _, table in _parts(artifact, folder):
+            ids.update(table["id"].to_pylist())
     for copy in copies(storage, one.key):
-        if copy.answers.path == one.path:
+        if copy.answers.path == one.path and _is_known(copy):
             for shard, _ in copy.files():
                 ids.update(range(shard.start, shard.stop))
     return sum(i < one.count for i in ids)
 
 
-def unlisted(storage: Storage, keys: Sequence[str]) -> int:
-    """Queries spent on some models of which no ledger among the answers tells."""
-    found = 0
-    for key in sorted(set(keys)):
-        for copy in copies(storage, key):
-            listed = storage.read_bytes(f"{copy.answers.path}/{copy.ledger}")
-            found += copy.spent if copy.old and listed is None else 0
-    return found
+def _unfinished(one: Answers, storage: Storage) -> Iterator[tuple[Artifact, str]]:
+    """Unfinished artifacts in which an earlier version began to buy, and their folders."""
+    for stage, fingerprint, folder in one.former:
+        artifact = storage.artifact(stage, fingerprint)
+        if artifact.fault() is None and artifact.manifest() is None:
+            yield artifact, folder
+
+
+def _is_known(copy: Copy) -> bool:
+    """Whether it is known in which number format a model answered: an API's is of no matter."""
+    return copy.answers.remote or copy.results.precision is not None or copy.results.device == "CPU"
 
 
 def copies(storage: Storage, key: str) -> list[Copy]:
@@ -146,6 +182,7 @@ def _copies(artifact: Artifact, manifest: Mapping[str, Any]) -> Iterator[Copy]:
     results = read(artifact.stage, manifest["results"])
     assert isinstance(results, Labels | Evaluation)
     inputs = {role: given["fingerprint"] for role, given in manifest["inputs"].items()}
+    spent = results.spent or 0
     own = {
         role: fingerprint
         for role, fingerprint in inputs.items()
@@ -156,9 +193,9 @@ def _copies(artifact: Artifact, manifest: Mapping[str, Any]) -> Iterator[Copy]:
         who, own, config["labels"], config.get("inference", {}), config.get("scores")
     )
 
-    def copy(folder: str, texts: Mapping[str, Any], count: int) -> Copy:
+    def held(folder: str, texts: Mapping[str, Any], count: int, spent: int) -> Copy:
         one = Answers(model, shape, texts, count, artifact.stage)
-        return Copy(artifact, manifest, results, folder, one)
+        return Copy(artifact, manifest, results, folder, one, spent)
 
     if artifact.stage == "victim_evaluation":
         assert isinstance(results, Evaluation)
@@ -166,17 +203,24 @@ def _copies(artifact: Artifact, manifest: Mapping[str, Any]) -> Iterator[Copy]:
             examples = inputs[f"examples:{name}"]
             for language, score in languages.items():
                 texts = answers.labelled(examples, language)
-                yield copy(f"{name}/{language}", texts, score.count)
+                yield held(f"{name}/{language}", texts, score.count, spent)
+                spent = 0
     elif artifact.stage == "sanity":
-        yield copy("", answers.sample(inputs["examples"], config["count"]), config["count"])
+        texts = answers.sample(inputs["examples"], config["count"])
+        yield held("", texts, config["count"], spent)
     else:
         queries = storage.artifact("queries", inputs["queries"]).manifest_as_it_is()
-        if queries is not None:
-            recipe = answers.gibberish(inputs["vocabulary"], queries["config"], queries["version"])
-            yield copy("", recipe, queries["config"]["count"])
+        if queries is None:  # its texts are not known, what it cost is
+            yield held("", {"labels": artifact.fingerprint}, results.queries or 0, spent)
+            return
+        recipe = answers.gibberish(inputs["vocabulary"], queries["config"], queries["version"])
+        yield held("", recipe, queries["config"]["count"], spent)
 
 
-def _take_copy(target: Artifact, copy: Copy, remote: bool) -> None:
+def _take_copy(target: Artifact, copy: Copy, one: Answers) -> None:
+    if not one.remote:
+        precision = copy.results.precision or "float32"  # on a CPU, before it was told
+        answers.describe(one, target.storage, precision=precision)
     reasons = {}
     for entry in copy.manifest["files"]:
         if entry["path"] == "rejected/rejected.parquet" and copy.artifact.fault_of(entry) is None:
@@ -185,28 +229,17 @@ def _take_copy(target: Artifact, copy: Copy, remote: bool) -> None:
     taken = 0
     for shard, name in copy.files():
         table = _answered(copy.artifact.read_table(name))
-        numbers = sharding.statistics_of(table) if sharding.has_statistics(table) else {
-            "device": copy.results.device, "spent": 0, "attempts": 0, "retries": 0
-        }  # fmt: skip
-        taken += _keep(target, shard, table, numbers, reasons, remote)
-    if not taken:
-        return
-    if copy.old or not metering.has_ledger(target):
-        ledger = {"queries": copy.answers.count, "started": 0.0}
-        ledger |= {"taken": copy.spent, "returned": 0}
-        target.write(copy.ledger, json.dumps(ledger).encode())
-    log.info("%s: %d answers taken over from %s", target.path, taken, copy.artifact.path)
+        numbers: dict[str, Any] = {"device": copy.results.device}
+        numbers |= dict.fromkeys(("spent", "attempts", "retries"), 0)
+        if sharding.has_statistics(table):
+            numbers = sharding.statistics_of(table)
+        taken += _keep(target, shard, table, numbers, reasons, one.remote)
+    if taken:
+        log.info("%s: %d answers taken over from %s", target.path, taken, copy.artifact.path)
 
 
 def _take_unfinished(target: Artifact, artifact: Artifact, folder: str, remote: bool) -> None:
     """Take over what an earlier version bought for an artifact that it did not finish."""
-    if artifact.fault() is not None or artifact.manifest() is not None:
-        return
-    selector = pa.fs.FileSelector(f"{artifact.absolute}/{WORK}", allow_not_found=True)
-    found = [info.base_name for info in artifact.storage.fs.get_file_info(selector)]
-    names = [name for name in found if name.startswith(metering.LEDGER)]
-    if not names or under_way(artifact, but_this_process=True):
-        return
     taken = 0
     for name in artifact.tables(folder):
         shard = Shard.named(name)
@@ -217,11 +250,8 @@ def _take_unfinished(target: Artifact, artifact: Artifact, folder: str, remote: 
     for name, table in _parts(artifact, folder):
         target.write_table(name, table)
         taken += table.num_rows
-    for name in names:
-        content = artifact.storage.read_bytes(f"{artifact.path}/{WORK}/{name}")
-        if content is not None and artifact.storage.read_bytes(f"{target.path}/{name}") is None:
-            target.write(name, content)
-    log.info("%s: %d answers taken over from %s", target.path, taken, artifact.path)
+    if taken:
+        log.info("%s: %d answers taken over from %s", target.path, taken, artifact.path)
 
 
 def _parts(artifact: Artifact, folder: str) -> Iterator[tuple[str, pa.Table]]:

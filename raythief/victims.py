@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from raythief import accelerators, encoding, metrics, models, nli
+from raythief import accelerators, calls, encoding, metrics, models, nli
 from raythief.config import BILSTM, LABELS, Inference, Label, Model, Resources, Spec
 from raythief.errors import UserError
 from raythief.wordtable import PairEncoder, Texts
@@ -41,17 +41,31 @@ def check_names(source: models.Source, labels: Sequence[Label] | None) -> None:
 
 
 def number_format(inference: Inference, resources: Resources) -> str:
-    """In which number format a model computes: of ``auto``, bfloat16 where its workers have GPUs,
-    else float32.
+    """In which number format a model computes: of ``auto``, bfloat16 on GPUs that have it, else
+    float32.
 
     Whoever begins to compute decides, and whoever goes on holds to it, on whatever device: answers
-    in two formats differ, and are never mixed.
+    in two formats differ, and are never mixed. One worker is asked what its device has.
     """
+    workers = resources.inference
     if inference.precision != "auto":
         return inference.precision
-    own = accelerators.device().type == "cuda"
-    gpus = accelerators.gpus(resources.inference) if resources.inference.workers else own
-    return "bfloat16" if gpus else "float32"
+    if inference.attention == models.FLASH:  # which has no other
+        return "bfloat16"
+    if not workers.workers:
+        return own_format()
+    gpus = accelerators.gpus(workers)
+    if not gpus:
+        return "float32"
+    needs = {"num_gpus": gpus, "num_cpus": workers.cpus, "resources": accelerators.custom(workers)}
+    asked = calls.each(own_format, {"": ()}, restarts=resources.restarts, **needs)
+    [(_, found)] = asked
+    return str(found)
+
+
+def own_format() -> str:
+    """What ``auto`` is on this process's device."""
+    return models.format_name(models.dtype("auto", accelerators.device()))
 
 
 def check_attention(spec: Spec, roles: Collection[str]) -> None:

@@ -87,6 +87,13 @@ def run(
         concurrent = capacity.trials(spec.resources, spec.sweep.concurrent)
         shared = space.shared(spec)
         every = [stage for row in planned for stage in row.stages.values()]
+        if points:  # else trials are not known yet, and may need all that they have in common
+            states = building.look(every, storage)
+            shared = {
+                role: stage
+                for role, stage in shared.items()
+                if states[stage.fingerprint][0] != "not needed"
+            }
         meter = building.meter(every, storage, spec.costs)
         with Display(console) as display:
             _build(shared, storage, display, spec.resources.concurrent_stages, spec.costs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,11 +150,48 @@ def test_what_is_said_of_answers_is_said_once(storage: Storage) -> None:
     assert answers.describe(asked(10), storage, precision="bfloat16")["precision"] == "float32"
 
 
+def test_damaged_answers_are_asked_again_alone(storage: Storage) -> None:
+    """Any byte of the labels: pages carry checksums."""
+    for start, stop in ((0, 4), (4, 8), (8, 10)):
+        keep(asked(10), storage, start, stop)
+    file = Path(asked(10).at(storage).absolute) / Shard("", 4, 8).name
+    content = file.read_bytes()
+    place = content.index(b"neutral")
+    file.write_bytes(content[:place] + b"NEUTRAL" + content[place + 7 :])
+    answers.drop_damaged(asked(10), storage)
+    assert to_do(asked(10), storage) == [(4, 8)]
+    cut = Path(asked(10).at(storage).absolute) / Shard("", 0, 4).name
+    cut.write_bytes(cut.read_bytes()[:-20])
+    assert to_do(asked(10), storage) == [(0, 4), (4, 8)]
+
+
+def test_a_late_write_of_a_killed_run_shifts_no_answers(storage: Storage) -> None:
+    """Its last, shorter shard lands beside the longer one that the next run made."""
+    for start, stop in ((0, 4), (4, 8), (4, 10)):
+        keep(asked(10), storage, start, stop)
+    one = asked(10)
+    found = answers.read(one, storage, answers.shards(one, storage, 4))
+    assert found["id"].to_pylist() == list(range(10))
+
+
+def test_copies_that_are_cut_otherwise_do_not_stay(storage: Storage) -> None:
+    target = storage.artifact("labels", "a" * 16)
+    sharding.write(target, rows(0, 10), 4)
+    target.write_table("rejected/rejected.parquet", rows(0, 0))
+    sharding.write(target, rows(0, 10), 10)
+    assert target.tables() == [Shard("", 0, 10).name]
+    assert target.tables("rejected")
+
+
 # --- what was bought before answers were kept here ------------------------------------------------
 
 
 def finished_labels(
-    storage: Storage, count: int = 10, per_file: int = 5, **config: Any
+    storage: Storage,
+    count: int = 10,
+    per_file: int = 5,
+    results: Mapping[str, Any] | None = None,
+    **config: Any,
 ) -> Artifact:
     """Labels as they were bought until November 2026, with the queries that they are of."""
     queries = storage.artifact("queries", "a" * 16)
@@ -177,7 +215,8 @@ def finished_labels(
                 "queries": {"stage": "queries", "fingerprint": queries.fingerprint},
                 "vocabulary": {"stage": "vocabulary", "fingerprint": VOCABULARY},
             },
-            "results": {"spent": 13, "device": "API", "label_counts": {"neutral": count - 1}},
+            "results": results
+            or {"spent": 13, "device": "API", "label_counts": {"neutral": count - 1}},
         }
     )
     return labels
@@ -188,14 +227,16 @@ def test_finished_labels_are_taken_over_whatever_their_number(storage: Storage, 
     finished_labels(storage)
     one = asked(count)
     assert takeover.there(one, storage) == min(count, 10)
-    assert takeover.unlisted(storage, [one.key]) == 13
+    assert takeover.unlisted([one], storage) == 13
+    takeover.settle([one], storage)
+    assert takeover.unlisted([one], storage) == 0  # a ledger tells of them now
     takeover.take(one, storage)
     assert to_do(one, storage) == ([(10, 12)] if count == 12 else [])
-    assert takeover.unlisted(storage, [one.key]) == 0  # a ledger tells of them now
     assert metering.spent(storage, one.path) == 13
     bill = metering.account(one.at(storage), sharding.kept(one.at(storage)).values())
     assert (bill.kept, bill.rejected, bill.spent, bill.lost) == (9, 1, 13, 3)
     before = {path: path.stat().st_mtime_ns for path in Path(one.at(storage).absolute).iterdir()}
+    takeover.settle([one], storage)
     takeover.take(one, storage)
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
@@ -204,7 +245,7 @@ def test_another_victim_s_labels_are_left_alone(storage: Storage) -> None:
     finished_labels(storage)
     other = asked(10, {**API, "api": "model-v2"})
     takeover.take(other, storage)
-    assert takeover.there(other, storage) == takeover.unlisted(storage, [other.key]) == 0
+    assert takeover.there(other, storage) == takeover.unlisted([other], storage) == 0
     wanted_with_scores = asked(10)
     finished = Storage.at(f"{storage.uri}/scores")
     finished_labels(finished, scores="scores")
@@ -231,9 +272,12 @@ def test_an_unfinished_purchase_is_taken_over_with_its_ledgers(storage: Storage)
     labels.write("_work/ledger-0.json", json.dumps(ledger).encode())
     one = asked(10, former=[("labels", "c" * 16, "")])
     assert takeover.there(one, storage) == 7
-    takeover.take(one, storage)
-    takeover.take(one, storage)
+    assert takeover.unlisted([one], storage) == 9
+    for _ in range(2):
+        takeover.settle([one], storage)
+        takeover.take(one, storage)
     assert takeover.there(one, storage) == 7
+    assert takeover.unlisted([one], storage) == 0
     bill = metering.account(one.at(storage), sharding.kept(one.at(storage)).values())
     assert (bill.queries, bill.kept, bill.spent, bill.lost) == (10, 7, 9, 2)
 
@@ -268,6 +312,55 @@ def test_an_evaluation_of_an_api_is_taken_over_by_set_and_language(storage: Stor
     assert takeover.there(other, storage) == 0
 
 
+def test_what_an_evaluation_of_several_languages_cost_counts_once(storage: Storage) -> None:
+    evaluation = storage.artifact("victim_evaluation", "d" * 16)
+    evaluation.write("any", b"")
+    score = {"count": 2, "accuracy": 0.5}
+    sets = {"xnli": {"en": score, "de": score}, "mine": {"en": score}}
+    inputs = {f"examples:{name}": {"stage": "examples", "fingerprint": name} for name in sets}
+    evaluation.finish(
+        {
+            "config": {"model": API, "labels": None, "inference": {}},
+            "inputs": inputs,
+            "results": {"sets": sets, "spent": 6, "device": "API"},
+        }
+    )
+    one = asked(10)  # of the same victim
+    assert takeover.unlisted([one], storage) == 6
+    takeover.settle([one], storage)
+    victim = one.of_model(storage).path
+    assert sum(metering.spent(storage, path) for path in metering.bought(storage, [victim])) == 6
+
+
+def test_what_labels_cost_is_known_when_their_rows_and_queries_are_gone(storage: Storage) -> None:
+    labels = finished_labels(storage)
+    for file in Path(labels.absolute).glob("rows-*"):
+        file.unlink()
+    shutil.rmtree(Path(storage.root) / "queries")
+    one = asked(10)
+    assert takeover.there(one, storage) == 0
+    assert takeover.unlisted([one], storage) == 13
+    takeover.settle([one], storage)
+    takeover.settle([one], storage)
+    victim = one.of_model(storage).path
+    assert sum(metering.spent(storage, path) for path in metering.bought(storage, [victim])) == 13
+
+
+def test_answers_of_a_model_in_an_unknown_number_format_are_not_mixed_in(storage: Storage) -> None:
+    gpu = {"spent": 10, "device": "NVIDIA H100", "label_counts": {"neutral": 10}}
+    finished_labels(storage, victim=LOCAL, inference=INFERENCE, results=gpu)
+    one = asked(10, LOCAL)
+    takeover.take(one, storage)
+    assert takeover.there(one, storage) == 0
+    cpu = Storage.at(f"{storage.uri}/cpu")
+    finished_labels(
+        cpu, per_file=4, victim=LOCAL, inference=INFERENCE, results={**gpu, "device": "CPU"}
+    )
+    takeover.take(one, cpu)
+    assert answers.described(one, cpu)["precision"] == "float32"
+    assert takeover.there(one, cpu) == 10
+
+
 def test_answers_that_are_lost_are_found_again_in_the_labels_made_from_them(
     storage: Storage,
 ) -> None:
@@ -276,7 +369,6 @@ def test_answers_that_are_lost_are_found_again_in_the_labels_made_from_them(
     del manifest["config"]["answers"], manifest["files"]
     labels.finish({**manifest, "results": {**manifest["results"], "answers": asked(10).path}})
     one = asked(10)
-    assert takeover.unlisted(storage, [one.key]) == 0  # the ledger beside the answers told of them
+    assert takeover.unlisted([one], storage) == 0  # a ledger told of them
     takeover.take(one, storage)
     assert to_do(one, storage) == []
-    assert metering.spent(storage, one.path) == 13

@@ -264,7 +264,11 @@ def test_what_is_granted_while_a_purse_is_closed_is_given_back() -> None:
     assert till.money == 100 - purse.balance == 100
 
 
-def test_what_another_run_spends_meanwhile_counts(storage: Storage, labels: Artifact) -> None:
+def test_what_another_run_spends_meanwhile_counts(
+    storage: Storage, labels: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took over from this one, which was silent."""
+    monkeypatch.setattr(metering, "LOOK_S", 0.0)
     sanity = storage.artifact(labels.stage, "b" * 16)
     meter = Meter(storage, Costs(budget=100))
     meter.open(labels.path, 100, 0, 0)
@@ -283,11 +287,18 @@ def test_all_that_was_ever_bought_from_a_victim_counts(storage: Storage, labels:
         metering.check(storage, 100, {labels.path: 50})
 
 
-def test_what_no_ledger_tells_of_counts_too(storage: Storage, labels: Artifact) -> None:
-    meter = Meter(storage, Costs(budget=100), [labels.stage], before=70)
-    meter.open(labels.path, 100, 0, 0)
-    assert meter.take(labels.path, 1, 100) == 30
-    with pytest.raises(UserError, match="40 queries are needed and 100 are spent already"):
+def test_a_check_counts_victims_of_which_nothing_more_is_needed(
+    storage: Storage, labels: Artifact
+) -> None:
+    """As the meter of the run will."""
+    other = storage.artifact("answers/" + "9" * 16, "c" * 16)
+    opened(storage, other, budget=None).take(other.path, 10, 10)
+    with pytest.raises(UserError, match="10 queries are needed and 10 are spent already"):
+        metering.check(storage, 15, {labels.path: 10, other.path: 0})
+
+
+def test_a_check_counts_what_no_ledger_tells_of(storage: Storage, labels: Artifact) -> None:
+    with pytest.raises(UserError, match="40 queries are needed and 70 are spent already"):
         metering.check(storage, 100, {labels.path: 40}, before=70)
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import hub_server
-from raythief import config, models
+from raythief import accelerators, calls, config, models, victims
+from raythief.config import Inference, Resources
 from raythief.errors import UserError
 from raythief.victims import Classifier
 
@@ -76,3 +77,23 @@ def test_pairs_are_cut_to_what_the_model_can_hold(folder: Path) -> None:
     labels, statistics = made(long, hypotheses)
     assert len(labels) == 3
     assert statistics["tokens"] == 3 * 128
+
+
+@pytest.mark.parametrize("there", ["float32", "bfloat16"])
+def test_the_number_format_is_what_a_worker_has(
+    monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    """`auto` is float32 on GPUs without bfloat16, such as the T4."""
+    monkeypatch.setattr(accelerators, "gpus", lambda workers: 1.0)
+    monkeypatch.setattr(accelerators, "custom", lambda workers: {})
+    monkeypatch.setattr(calls, "each", lambda *_, **__: iter([("", there)]))
+    assert victims.number_format(Inference(), Resources()) == there
+    assert victims.number_format(Inference(precision="float32"), Resources()) == "float32"
+    flash = Inference(attention="flash_attention_2")
+    assert victims.number_format(flash, Resources()) == "bfloat16"
+
+
+def test_the_number_format_of_cpus_needs_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerators, "gpus", lambda workers: 0.0)
+    monkeypatch.setattr(calls, "each", None)
+    assert victims.number_format(Inference(), Resources()) == "float32"
