@@ -300,7 +300,7 @@ def ask(
 ) -> list[Given]:
     """Have a model answer texts, as far as it did not yet.
 
-    One run at a time asks a model; others wait for it.
+    One stage at a time buys from a victim, over all runs; others wait for it.
 
     Args:
         storage: Where answers are kept.
@@ -321,7 +321,7 @@ def ask(
     unique = {one.fingerprint: (one, texts) for one, texts in wanted}  # two sets may be the same
     orders = [one for one, _ in unique.values()]
     place = orders[0].of_model(storage)
-    with lease(place):
+    with lease(place if buys else orders[0].at(storage)):
         for one in orders:
             answers.drop_damaged(one, storage)
             if buys:
