@@ -44,7 +44,6 @@ class Copy:
     folder: str
     """Where in it they lie."""
     answers: Answers
-
     spent: int
     """Queries that it took; of an artifact of several folders the first one has them all."""
 
