@@ -116,7 +116,7 @@ def take(one: Answers, storage: Storage) -> None:
         if answers.there(one, storage) < one.count and not under_way(
             artifact, but_this_process=True
         ):
-            _take_unfinished(target, artifact, folder, one.remote)
+            _take_unfinished(target, artifact, folder, one)
     if answers.there(one, storage) >= one.count:
         return
     for copy in copies(storage, one.key):
@@ -130,10 +130,8 @@ def there(one: Answers, storage: Storage) -> int:
         return kept
     ids = answers.ids(one.at(storage))
     for artifact, folder in _unfinished(one, storage):
-        for name in artifact.tables(folder):
-            held = Shard.named(name)
-            if sharding.statistics(artifact, held) is not None:
-                ids.update(range(held.start, held.stop))
+        for held, _, _ in _shards(artifact, folder, one):
+            ids.update(range(held.start, held.stop))
         for _, table in _parts(artifact, folder):
             ids.update(table["id"].to_pylist())
     for copy in copies(storage, one.key):
@@ -237,20 +235,30 @@ def _take_copy(target: Artifact, copy: Copy, one: Answers) -> None:
         log.info("%s: %d answers taken over from %s", target.path, taken, copy.artifact.path)
 
 
-def _take_unfinished(target: Artifact, artifact: Artifact, folder: str, remote: bool) -> None:
+def _take_unfinished(target: Artifact, artifact: Artifact, folder: str, one: Answers) -> None:
     """Take over what an earlier version bought for an artifact that it did not finish."""
     taken = 0
-    for name in artifact.tables(folder):
-        shard = Shard.named(name)
-        numbers = sharding.statistics(artifact, shard)
-        if numbers is not None:
-            plain = Shard("", shard.start, shard.stop)
-            taken += _keep(target, plain, _answered(artifact.read_table(name)), numbers, {}, remote)
+    for shard, name, numbers in _shards(artifact, folder, one):
+        if not one.remote:
+            answers.describe(one, target.storage, precision="float32")
+        table, plain = _answered(artifact.read_table(name)), Shard("", shard.start, shard.stop)
+        taken += _keep(target, plain, table, numbers, {}, one.remote)
     for name, table in _parts(artifact, folder):
         target.write_table(name, table)
         taken += table.num_rows
     if taken:
         log.info("%s: %d answers taken over from %s", target.path, taken, artifact.path)
+
+
+def _shards(
+    artifact: Artifact, folder: str, one: Answers
+) -> Iterator[tuple[Shard, str, dict[str, Any]]]:
+    """Shards of an unfinished artifact, of a model those whose number format is known."""
+    for name in artifact.tables(folder):
+        shard = Shard.named(name)
+        numbers = sharding.statistics(artifact, shard)
+        if numbers is not None and (one.remote or numbers.get("device") == "CPU"):
+            yield shard, name, numbers
 
 
 def _parts(artifact: Artifact, folder: str) -> Iterator[tuple[str, pa.Table]]:
