@@ -72,6 +72,13 @@ class World:
         """Files of a stage's artifact."""
         return self.s3.names(f"{bucket}/runs/{self.places[role]}")
 
+    def work(self, role: str) -> str:
+        """Where a stage's workers write: answers of a model lie apart from what a stage keeps."""
+        for file in self.one.glob("answers/*/*/asked.json"):
+            if json.loads(file.read_text())["stage"] == role:
+                return file.parent.parent.relative_to(self.one).as_posix()
+        return self.places[role]
+
     def fetched(self, bucket: str) -> Path:
         """A copy of all artifacts."""
         folder = self.folder / bucket
@@ -256,7 +263,7 @@ def wait(
     while True:
         names = world.names("many", role)
         assert DONE not in names, f"{role} ended before {what}\n{said(world)}"
-        if moment(names):
+        if moment(names + world.s3.names(f"many/runs/{world.work(role)}")):
             return
         assert job.poll() is None, f"the job ended before {what} ({role})\n{said(world)}"
         assert time.monotonic() < deadline, f"{role}: in vain was it waited: {what}\n{said(world)}"
@@ -280,7 +287,7 @@ def lose(
     assert world.network is not None
     workers = {one.address: one for one in world.network.machines if one is not head}
     wait(world, job, role, "it is so far", ready)
-    with world.s3.busy(f"many/runs/{world.places[role]}", workers) as writing:
+    with world.s3.busy(f"many/runs/{world.work(role)}", workers) as writing:
         wait(world, job, role, "a machine writes", lambda _: writing)
         workers[writing[0]].lose()
     return world.network.machine().start(head, cpus=CPUS)
@@ -291,7 +298,7 @@ def checkpointed(names: list[str]) -> bool:
 
 
 def parts(names: list[str]) -> int:
-    return sum(name.startswith("_work/parts/") for name in names)
+    return sum("_work/parts/" in name for name in names)
 
 
 def strays(names: list[str]) -> list[str]:
