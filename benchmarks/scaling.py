@@ -252,7 +252,7 @@ def over_nodes(counts: Sequence[int]) -> tuple[dict[str, float], bool]:
 
 def main() -> None:
     """Both tables, each on a Ray of its own."""
-    if "RAY_AUTH_TOKEN" not in os.environ:  # Ray reads these as it is imported: begin anew
+    if "RAY_AUTH_TOKEN" not in os.environ:  # Ray reads these as it is imported: begin again
         settings = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),

@@ -127,7 +127,7 @@ def worded(each: Mapping[str, float]) -> str:
 
 
 def growth() -> Growth | None:
-    """What the connected cluster can become; None if it can not grow."""
+    """What the connected cluster can become; None if it cannot grow."""
     return autoscaling.growth()
 
 

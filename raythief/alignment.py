@@ -170,7 +170,7 @@ def build(
     """Align every language, each in a process of its own; in this one where a training works there.
 
     A language's result is written when its model lies there whole, so a run that was killed goes
-    on with the languages that have none. Within a language it begins anew.
+    on with the languages that have none. Within a language it begins again.
 
     Args:
         target: Artifact that receives ``model/LANGUAGE``, English as it was trained.

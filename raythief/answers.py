@@ -125,7 +125,7 @@ def sample(examples: str, count: int) -> dict[str, Any]:
 def shards(answers: Answers, storage: Storage, rows_per_shard: int) -> list[Shard]:
     """The shards that make up the answers, whole ones and those to be made, in order.
 
-    Of an API's every whole shard is used, however it was cut; what lies between them is cut anew.
+    Of an API's every whole shard is used, however it was cut; what lies between them is cut again.
     """
     place = answers.fingerprint
     if not answers.remote:

@@ -160,7 +160,7 @@ class Client:
             keep: Writes answers; called from another thread, one call at a time.
 
         Raises:
-            UserError: the API can not be asked, gives a label without a meaning, or stays silent;
+            UserError: the API cannot be asked, gives a label without a meaning, or stays silent;
                 or the budget is spent. All answers so far were kept.
         """
         self._wait(_Purchase(self, rows.to_pylist(), purse, keep).run())

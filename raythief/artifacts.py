@@ -60,7 +60,7 @@ class DamagedError(UserError):
 
 @dataclass(frozen=True)
 class Storage:
-    """Root folder of all artifacts; cheap to send to workers, which open it anew."""
+    """Root folder of all artifacts; cheap to send to workers, which open it themselves."""
 
     uri: str
     """Absolute path of a local folder, or an address such as ``s3://bucket/prefix``."""
@@ -116,12 +116,12 @@ class Storage:
                 while not parent.exists():
                     parent = parent.parent
                 if not parent.is_dir():
-                    raise UserError(f"storage: {self.uri} can not be a folder: {parent} is a file")
+                    raise UserError(f"storage: {self.uri} cannot be a folder: {parent} is a file")
                 with tempfile.TemporaryFile(dir=parent):
                     return
             except OSError as error:
                 raise UserError(
-                    f"storage: {self.uri} can not be written: {error.strerror}"
+                    f"storage: {self.uri} cannot be written: {error.strerror}"
                 ) from None
         probe = f"{self.root}/.raythief-{uuid.uuid4().hex}"
         try:
@@ -130,7 +130,7 @@ class Storage:
             self.fs.delete_file(probe)
         except OSError as error:
             reason = s3.explain(error) if self.uri.startswith("s3://") else first_line(error)
-            raise UserError(f"storage: {self.uri} can not be written: {reason}") from None
+            raise UserError(f"storage: {self.uri} cannot be written: {reason}") from None
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a whole file below the root, or nothing of it."""
@@ -166,13 +166,13 @@ class Storage:
             except OSError as error:
                 fault = error
             # Of a store's file the length is asked for first. One that is deleted then fails in its
-            # own way, and one that is written anew comes cut off at the length of the old.
+            # own way, and one that is overwritten comes cut off at the old length.
             info = self.fs.get_file_info(target)
             if info.type != pa.fs.FileType.File:
                 return None
             if fault is None and info.size == len(content):
                 return content
-        raise fault or OSError(f"{target} was written anew each of {_READS} times that it was read")
+        raise fault or OSError(f"{target} was overwritten during each of {_READS} reads")
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Artifact:
             )
         parts = [self.read_table(part, columns) for part in self.tables(name)]
         if not parts:
-            raise UserError(f"{self.absolute}: holds no tables; delete the folder to build it anew")
+            raise UserError(f"{self.absolute}: holds no tables; delete the folder, then run again")
         return pa.concat_tables(parts)
 
     def tables(self, folder: str = "") -> list[str]:
@@ -399,7 +399,7 @@ def _open(uri: str) -> tuple[pa.fs.FileSystem, str]:
     try:
         fs, path = pa.fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"storage: {uri} can not be opened: {first_line(error)}") from None
+        raise UserError(f"storage: {uri} cannot be opened: {first_line(error)}") from None
     return fs, path.rstrip("/")
 
 

@@ -43,7 +43,7 @@ class Growth:
     most: float = math.inf
     """Nodes that there may be, of all types together."""
     known: bool = True
-    """False if there is an autoscaler and what it may add can not be read."""
+    """False if there is an autoscaler and what it may add cannot be read."""
 
     def total(self, unit: str) -> float:
         """Most that there can be of a resource."""

@@ -37,7 +37,7 @@ class Call:
         Args:
             function: Of a module.
             arguments: Passed to it.
-            restarts: How often it begins anew if its process dies, before it fails.
+            restarts: How often it begins again if its process dies, before it fails.
             needs: What it takes of a node: ``num_cpus`` and other options of Ray's actors.
         """
         actor = ray.remote(_Caller).options(max_restarts=restarts, max_task_retries=-1, **needs)
@@ -62,7 +62,7 @@ def each(
     Args:
         function: Of a module.
         arguments: Of each call, by any key.
-        restarts: How often a call begins anew if its process dies, before it fails.
+        restarts: How often a call begins again if its process dies, before it fails.
         needs: What each takes of a node, as ``Call`` does.
 
     Yields:

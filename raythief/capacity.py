@@ -1,6 +1,6 @@
 """Whether a cluster can hold what is asked of it, told before anything waits for ever.
 
-A group of workers that a cluster can not hold is waited for without an error, and trials that each
+A group of workers that a cluster cannot hold is waited for without an error, and trials that each
 hold a part of what they need wait for each other. So what is needed is reckoned beforehand.
 """
 

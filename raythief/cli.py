@@ -16,7 +16,7 @@ from typing import Annotated, Any, TextIO, cast
 # Before the first import of ray and the hub's client, which read them then.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a stage that was left starts no Ray anew
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a stage that was left starts no Ray again
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
@@ -186,7 +186,7 @@ def status(
         typer.Argument(help="Storage folder or address of a run, or one artifact's folder in it."),
     ],
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Show it anew until nothing is under way.")
+        bool, typer.Option("--follow", "-f", help="Show it again until nothing is under way.")
     ] = False,
 ) -> None:
     """Tell how far the buying of labels is, and what it took.
@@ -362,7 +362,7 @@ def main() -> Any:
             try:
                 return app()
             finally:
-                output.flush()  # what can not be written is told now, not when Python ends
+                output.flush()  # what cannot be written is told now, not when Python ends
     except UserError as error:
         _complain(str(error))
         sys.exit(2)
@@ -375,7 +375,7 @@ def main() -> Any:
         if error is output.fault:
             output.give_up()
             if not isinstance(error, BrokenPipeError):  # whoever read it has all that they wanted
-                _complain(f"standard output can not be written: {error.strerror}")
+                _complain(f"standard output cannot be written: {error.strerror}")
             sys.exit(1)
         if (sentence := explain(error)) is None:
             raise

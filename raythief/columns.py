@@ -33,7 +33,7 @@ def cells(file: Path, column: str) -> Iterator[str]:
     out.
 
     Raises:
-        UserError: the file can not be read, is not of its kind, has no such column, or holds there
+        UserError: the file cannot be read, is not of its kind, has no such column, or holds there
             what is no text.
     """
     for suffix, read in _READERS.items():
@@ -120,7 +120,7 @@ def _parquet(file: Path, column: str) -> Iterator[str]:
                 start += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         reason = first_line(error)
-        raise UserError(f"corpus.path: {file} can not be read as parquet: {reason}") from None
+        raise UserError(f"corpus.path: {file} cannot be read as parquet: {reason}") from None
 
 
 def _csv(file: Path, column: str) -> Iterator[str]:
@@ -198,4 +198,4 @@ def _faults_of(file: Path) -> Iterator[None]:
         yield
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"corpus.path: {file} can not be read: {reason}") from None
+        raise UserError(f"corpus.path: {file} cannot be read: {reason}") from None

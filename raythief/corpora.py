@@ -54,7 +54,7 @@ def paragraphs(corpus: Corpus, root: Path, seed: int) -> Iterator[str]:
         seed: Seed of the miniature world's text; the other sources ignore it.
 
     Raises:
-        UserError: no file, a file that can not be read, or a column that is absent or no text.
+        UserError: no file, a file that cannot be read, or a column that is absent or no text.
     """
     if isinstance(corpus, FilesCorpus):
         return _from_files(files(corpus, root), corpus.column)
@@ -133,7 +133,7 @@ def _from_text(file: Path) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise UserError(f"corpus.path: {file} is not UTF-8 text: {error.reason}") from None
     except OSError as error:
-        raise UserError(f"corpus.path: {file} can not be read: {error.strerror}") from None
+        raise UserError(f"corpus.path: {file} cannot be read: {error.strerror}") from None
 
 
 # --- cleaning ---------------------------------------------------------------------------------

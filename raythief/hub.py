@@ -105,7 +105,7 @@ def model_folder(repo_id: str, revision: str) -> Path:
     """Fetch a model's config, tokenizer and safetensors and return the folder that holds them.
 
     Raises:
-        UserError: the hub or the commit can not be had, or the repository has no safetensors
+        UserError: the hub or the commit cannot be had, or the repository has no safetensors
             (loading a pickle would run whatever code lies in it).
     """
     folder = _fetch(repo_id, revision, "model", MODEL_FILES)
@@ -123,7 +123,7 @@ def model_config(repo_id: str, revision: str) -> dict[str, Any]:
     """Fetch a model's ``config.json`` alone: enough to tell what its outputs mean.
 
     Raises:
-        UserError: the hub or the commit can not be had, or the repository holds no config.
+        UserError: the hub or the commit cannot be had, or the repository holds no config.
     """
     file = _fetch(repo_id, revision, "model", ("config.json",)) / "config.json"
     if not file.is_file():
@@ -157,7 +157,7 @@ def dataset(
         tells what they mean.
 
     Raises:
-        UserError: the hub or the commit can not be had; the configuration, split or column does
+        UserError: the hub or the commit cannot be had; the configuration, split or column does
             not exist; or the split is not stored as parquet.
     """
     card = _card(repo_id, revision)
@@ -191,7 +191,7 @@ def configs(repo_id: str, revision: str) -> tuple[str, ...]:
     """Return the names of a data set's configurations, as its card lists them.
 
     Raises:
-        UserError: the hub or the commit can not be had.
+        UserError: the hub or the commit cannot be had.
     """
     return tuple(_card_configs(_card(repo_id, revision)))
 
@@ -315,7 +315,7 @@ def _with_class_names(repo_id: str, table: pa.Table, by_card: dict[str, list[str
         if by_file.get(column, names) != names:
             raise UserError(
                 f"{repo_id}: its card and its files name the classes of `{column}` differently, so"
-                " that labels can not be trusted; take another commit"
+                " that labels cannot be trusted; take another commit"
             )
         field = schema.field(index).with_metadata({_CLASS_NAMES: json.dumps(names)})
         schema = schema.set(index, field)
@@ -353,7 +353,7 @@ def _fetch(repo_id: str, revision: str, kind: Kind, patterns: Sequence[str]) -> 
         get_cached_repo_tree(repo_id, repo_type=kind, revision=revision)
         return Path(download(local_files_only=True))
     except HFValidationError:
-        raise UserError(f"{repo_id}: can not be a repository; write `namespace/name`") from None
+        raise UserError(f"{repo_id}: cannot be a repository; write `namespace/name`") from None
     except (CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
         pass  # not there yet, or only in part
     try:
@@ -373,7 +373,7 @@ def _fetch(repo_id: str, revision: str, kind: Kind, patterns: Sequence[str]) -> 
         XetDownloadError,
     ):
         raise UserError(
-            f"{repo_id}: the hub can not be reached and the cache holds no complete copy; check"
+            f"{repo_id}: the hub cannot be reached and the cache holds no complete copy; check"
             " the network, HF_ENDPOINT and HF_HUB_OFFLINE, or fetch it where there is a network"
         ) from None
 

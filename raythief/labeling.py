@@ -133,7 +133,7 @@ class Labeling(sharding.ShardWorker):
         ``attempts``, ``retries``, ``device``, and of a model ``tokens`` and ``padded_tokens``.
 
         Raises:
-            UserError: the purchase can not go on; all that was in flight is kept.
+            UserError: the purchase cannot go on; all that was in flight is kept.
         """
         rows = self.texts[shard.folder].rows(shard)
         asked = self._api if self.client is not None else self._model
@@ -315,7 +315,7 @@ def ask(
         worker: Class of the actors; benchmarks have some that wait for each other.
 
     Raises:
-        UserError: the budget is spent, the API can not be asked, or answers with nonsense.
+        UserError: the budget is spent, the API cannot be asked, or answers with nonsense.
     """
     remote = isinstance(source, Remote)
     unique = {one.fingerprint: (one, texts) for one, texts in wanted}  # two sets may be the same

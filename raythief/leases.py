@@ -2,7 +2,7 @@
 
 A run that wants to build writes a claim of its own, `_lease-<token>.json`, beside the artifact's
 files, and looks whether it is the only one. If it is not, it takes its claim back and tries again
-later. Of two runs the one that wrote last sees the other, so both can not hold the lease, however
+later. Of two runs the one that wrote last sees the other, so both cannot hold the lease, however
 slow their writes are. This needs no lock, no exclusive creation and no clock that machines share,
 which object stores do not have.
 """

@@ -117,7 +117,7 @@ def bought(storage: Storage, victims: Iterable[str]) -> list[str]:
 
 
 def check(storage: Storage, budget: int | None, needed: Mapping[str, int], before: int = 0) -> None:
-    """Refuse a purchase that the budget can not hold, before its first query.
+    """Refuse a purchase that the budget cannot hold, before its first query.
 
     Args:
         storage: Where the answers lie.
@@ -246,7 +246,7 @@ class Meter:
         return start - now
 
     def _ledger(self, path: str) -> dict[str, Any]:
-        if path not in self.ledgers:  # the meter was started anew, after its node was lost
+        if path not in self.ledgers:  # the meter was started again, after its node was lost
             self._begin(path)
         return self.ledgers[path]
 
@@ -314,7 +314,7 @@ class Purse:
         """An empty purse.
 
         Args:
-            take: Gets queries from the budget: at least so many, at most so many; 0 if it can not.
+            take: Gets queries from the budget: at least so many, at most so many; 0 if it cannot.
             give_back: Returns queries to it.
             window: Queries to take at a time.
         """

@@ -63,7 +63,7 @@ class Source:
         """The model's ``config.json``; of a model on the hub, nothing else is fetched.
 
         Raises:
-            UserError: there is none, or the hub can not be asked.
+            UserError: there is none, or the hub cannot be asked.
         """
         if self.repo_id is not None:
             assert self.revision is not None
@@ -126,7 +126,7 @@ def _loaded(kind: Any, folder: Path, attention: str) -> PreTrainedModel:
         if attention == "auto" or "ttention" not in str(error):
             raise
         raise UserError(
-            f"inference.attention: {attention} can not be had for {folder} ({first_line(error)}); "
+            f"inference.attention: {attention} cannot be had for {folder} ({first_line(error)}); "
             "set it to auto"
         ) from None
     return model
@@ -142,7 +142,7 @@ def check_attention(source: Source | None, attention: str, field: str) -> None:
         field: What the spec calls the model.
 
     Raises:
-        UserError: it can not be had.
+        UserError: it cannot be had.
     """
     needed = {"sdpa": "_supports_sdpa", FLASH: "_supports_flash_attn"}
     if attention not in needed:
@@ -270,7 +270,7 @@ def dtype(precision: Precision, where: torch.device, begun: str | None = None) -
     if where.type == "cuda" and not fast:
         mend = "set precision: float32"
         if precision == "auto":
-            mend = "go on with one that has it, or delete what is unfinished to begin anew"
+            mend = "go on with one that has it, or delete what is unfinished to begin again"
         had = "is to be" if precision != "auto" else "has begun in"
         raise UserError(
             f"precision: {name_of(where)} has no bfloat16, which the work {had}; {mend}"
@@ -280,13 +280,13 @@ def dtype(precision: Precision, where: torch.device, begun: str | None = None) -
 
 @contextlib.contextmanager
 def compiled(field: str) -> Iterator[None]:
-    """Tell in a sentence where a model can not be compiled, for want of a compiler, say.
+    """Tell in a sentence where a model cannot be compiled, for want of a compiler, say.
 
     Args:
         field: What the spec calls that it is to be.
 
     Raises:
-        UserError: it can not.
+        UserError: it cannot.
     """
     try:
         yield

@@ -74,7 +74,7 @@ def read(pairs: Pairs, language: str, root: Path, seed: int, field: str) -> pa.T
         item of XNLI has the same id in each language.
 
     Raises:
-        UserError: the source can not be read, lacks a column, is empty, holds a null, or holds a
+        UserError: the source cannot be read, lacks a column, is empty, holds a null, or holds a
             label that is not exactly one of the three.
     """
     if isinstance(pairs, HubPairs):
@@ -99,7 +99,7 @@ def file(pairs: FilesPairs, language: str, root: Path, field: str) -> Path:
 
 
 def rows(pairs: EvaluationPairs, root: Path, field: str) -> int:
-    """Rows in one language, told without the network; 0 where that can not be.
+    """Rows in one language, told without the network; 0 where that cannot be.
 
     Raises:
         UserError: a file is no parquet.
@@ -115,7 +115,7 @@ def rows(pairs: EvaluationPairs, root: Path, field: str) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
     except (pa.ArrowException, OSError):
-        raise UserError(f"{field}: {path} can not be read; give a parquet file") from None
+        raise UserError(f"{field}: {path} cannot be read; give a parquet file") from None
 
 
 def _read_hub(pairs: HubPairs, language: str, field: str) -> pa.Table:
@@ -162,7 +162,7 @@ def _read_file(pairs: FilesPairs, language: str, root: Path, field: str) -> pa.T
             raise UserError(f"{origin} has several columns `{twice[0]}`; rename all but one")
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowInvalid, OSError):
-        raise UserError(f"{origin} can not be read; give a parquet file") from None
+        raise UserError(f"{origin} cannot be read; give a parquet file") from None
     missing = [column for column in COLUMNS if column not in table.column_names]
     if missing:
         raise UserError(

@@ -404,7 +404,7 @@ class _Chain:
                 ids = nli.nested_subset(count, gold, spec.seed)
                 examples.append(training.Examples(given["real"], "en.parquet", ids=ids))
             source = encoder.source(given)
-            assert isinstance(source, models.Source), "an API can not be trained"
+            assert isinstance(source, models.Source), "an API cannot be trained"
             judges = [
                 training.Examples(given["judge"], f"{language}.parquet") for language in languages
             ]

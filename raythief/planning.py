@@ -93,7 +93,7 @@ class Step:
     """What is wrong with an artifact that is damaged or absent."""
     lacks: tuple[str, ...]
     """What to tell of files of the user's that are not there, the stage's own and of those that it
-    is made from; it can not be built without them."""
+    is made from; it cannot be built without them."""
     missing: int
     """Queries that it has yet to buy."""
     work: Work

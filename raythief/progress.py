@@ -111,7 +111,7 @@ class _Pace:
         self.since, self.first, self.total = 0.0, 0, -1
 
     def time_left(self, done: int, total: int) -> datetime.timedelta | None:
-        """None until something was done; a stage that begins to count anew is timed anew."""
+        """None until something was done; a stage that begins to count again is timed again."""
         if total != self.total or done < self.first:
             self.since, self.first, self.total = time.monotonic(), done, total
         if not self.first < done < total:

@@ -24,7 +24,7 @@ NO_SCORES = (None,) * len(LABELS)
 
 
 class NonsenseError(Exception):
-    """The API took the rows and answered what can not be understood."""
+    """The API took the rows and answered what cannot be understood."""
 
 
 class Protocol:

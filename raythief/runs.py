@@ -172,8 +172,8 @@ def check(all_rows: Sequence[Row], storage: Storage, budget: int | None = None) 
     """Find the mistakes that can be found before anything is built, written or paid for.
 
     Raises:
-        UserError: the storage can not be written, the budget is too small, an API's key is not
-            there, a victim's outputs have no names, or an attention can not be had.
+        UserError: the storage cannot be written, the budget is too small, an API's key is not
+            there, a victim's outputs have no names, or an attention cannot be had.
     """
     storage.check_writable()
     for row in all_rows:

@@ -7,7 +7,7 @@
 Credentials come from where the AWS tools take them (``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``, the
 role of the machine), never from the address, which is shown and kept. The endpoint is the
 address's, or that of ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``. Workers open the storage
-anew, so variables must be set on every node; what stands in the address gets there by itself.
+themselves, so variables must be set on every node; what stands in the address gets there by itself.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def connect(uri: str) -> tuple[pa.fs.FileSystem, str]:
     elif ":" in bucket:
         reason = f"`{bucket}` is no bucket; an endpoint is named by `?endpoint_override=`"
     if reason:
-        raise UserError(f"storage: {shown} can not be opened: {reason}")
+        raise UserError(f"storage: {shown} cannot be opened: {reason}")
     path = place.rstrip("/")
     options = _options(query)
     try:
@@ -71,7 +71,7 @@ def connect(uri: str) -> tuple[pa.fs.FileSystem, str]:
             "or mend the address"
         ) from None
     except pa.ArrowInvalid as error:  # of a scheme, say
-        raise UserError(f"storage: {shown} can not be opened: {error}") from None
+        raise UserError(f"storage: {shown} cannot be opened: {error}") from None
     except OSError as error:
         raise UserError(f"storage: {shown}: {explain(error, options)}") from None
     patient = pa.fs.AwsDefaultS3RetryStrategy(max_attempts=_ATTEMPTS)

@@ -86,7 +86,7 @@ def read(artifact: Artifact, shard: Shard, columns: list[str] | None = None) -> 
     if sum(part.num_rows for part in parts) != shard.stop - shard.start:
         raise UserError(
             f"{artifact.absolute}: holds not all rows from {shard.start} to {shard.stop}; "
-            "delete the folder to build it anew"
+            "delete the folder, then run again"
         )
     return pa.concat_tables(parts)
 
@@ -145,7 +145,7 @@ def run(
         target: Artifact that receives the files.
         shards: All shards, done or not.
         workers: Size of the pool and resources of each actor.
-        restarts: How often an actor that dies is started anew before the run fails.
+        restarts: How often an actor that dies is started again before the run fails.
         tell: Told the rows that are done.
         remote: The work is done, and paid for, elsewhere, and the workers wait for it. They do two
             shards at once, so that no place stays empty while the last rows of one come in; and
@@ -254,7 +254,7 @@ def part_ids(target: Artifact) -> set[int]:
 
 
 def part_statistics(target: Artifact, name: str) -> dict[str, Any] | None:
-    """Numbers kept in a part's file; None where it can not be read."""
+    """Numbers kept in a part's file; None where it cannot be read."""
     return _statistics(target, name, None)
 
 
@@ -328,7 +328,7 @@ def _stream(
         num_cpus=workers.cpus,
         num_gpus=accelerators.gpus(workers),
         **({"resources": kind} if kind else {}),
-        # Ray's own default starts a dying actor anew for ever.
+        # Ray's own default starts a dying actor again for ever.
         max_restarts=restarts,
         # Without a bound of its own: while a lost node is not known to be lost, calls to its
         # actors fail many times a second.

@@ -58,7 +58,7 @@ def read(parallel: Parallel, language: str, root: Path, seed: int) -> pa.Table:
         Columns ``english`` and ``translation``, text, at least three rows.
 
     Raises:
-        UserError: a file can not be read, lacks a column, two files differ in their number of
+        UserError: a file cannot be read, lacks a column, two files differ in their number of
             lines, or there are fewer than three sentences.
     """
     if isinstance(parallel, FilesParallel):
@@ -119,7 +119,7 @@ def _rows(path: Path, language: str) -> Iterator[tuple[str, str]]:
                 yield (one or "").strip(), (other or "").strip()
     except (pa.ArrowException, OSError):
         raise UserError(
-            f"{FIELD}.path: {path} can not be read as parquet; for plain text name the English "
+            f"{FIELD}.path: {path} cannot be read as parquet; for plain text name the English "
             f"file in {FIELD}.english"
         ) from None
 

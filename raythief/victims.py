@@ -78,7 +78,7 @@ def check_attention(spec: Spec, roles: Collection[str]) -> None:
         roles: The stages that are to be built.
 
     Raises:
-        UserError: it can not be had.
+        UserError: it cannot be had.
     """
     asked: dict[str, tuple[str, Model | None]] = {
         "victim.model": ("labels", None if spec.victim.api else spec.victim),
@@ -138,7 +138,7 @@ class Forward:
         """Yield the rows of each batch and the model's output for them, in its own order.
 
         Raises:
-            UserError: the GPU's memory does not hold a single pair, or the model can not be
+            UserError: the GPU's memory does not hold a single pair, or the model cannot be
                 compiled.
         """
         batches = deque(encoding.pack(encoded.lengths, self.tokens_per_batch))

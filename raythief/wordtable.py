@@ -104,7 +104,7 @@ class WordTable:
     """Token ids of words, as a sentence's first word and as a later one."""
 
     tokenizer: PreTrainedTokenizerBase
-    """Encodes the rows that the table can not."""
+    """Encodes the rows that the table cannot."""
     words: Any
     """Words that the table knows, an Arrow large_string array."""
     ids: NDArray[np.int32]

@@ -53,13 +53,13 @@ def read(path: Path, max_words: int) -> Table:
         max_words: Words to take.
 
     Raises:
-        UserError: it can not be read, or a line is not what it must be.
+        UserError: it cannot be read, or a line is not what it must be.
     """
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
             return _parse(lines, path, max_words)  # type: ignore[arg-type]
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{FIELD}: {path} can not be read as text: {error}") from None
+        raise UserError(f"{FIELD}: {path} cannot be read as text: {error}") from None
 
 
 def _parse(lines: TextIO, path: Path, max_words: int) -> Table:
@@ -85,7 +85,7 @@ def _parse(lines: TextIO, path: Path, max_words: int) -> Table:
         if len(vector) != size or not np.isfinite(vector).all():
             raise UserError(
                 f"{FIELD}: {path} has no word with {size} numbers in line {number}; "
-                "fetch the file anew, or correct it"
+                "fetch the file again, or correct it"
             )
         word = word.lower()
         if word not in SPECIAL_TOKENS and word not in found:
@@ -94,7 +94,7 @@ def _parse(lines: TextIO, path: Path, max_words: int) -> Table:
     if len(found) < len(table) and last - 1 < count:
         raise UserError(
             f"{FIELD}: {path} ends after {last - 1:,} of the {count:,} words that it promises; "
-            "fetch it anew"
+            "fetch it again"
         )
     if not found:
         raise UserError(f"{FIELD}: {path} holds no words")

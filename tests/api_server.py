@@ -144,7 +144,7 @@ def serve(behaviour: dict[str, Any]) -> None:
         text = json.dumps(pairs)
         if behaviour.get("refuse") and behaviour["refuse"] in text:
             note(pairs, 422)
-            return web.Response(status=422, text="can not read this")
+            return web.Response(status=422, text="cannot read this")
         note(pairs, 200)
         answers: list[dict[str, Any]] = []
         for premise, hypothesis in pairs:

@@ -50,7 +50,7 @@ def missing() -> str:
     name = f"rt{os.getpid()}x"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False)
     if made.returncode:
-        return f"network namespaces can not be made here: {made.stderr.decode().strip()}"
+        return f"network namespaces cannot be made here: {made.stderr.decode().strip()}"
     _ip("netns", "del", name)
     return ""
 
@@ -87,7 +87,7 @@ class Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.ExitStack() as stack:  # what can not be ended keeps nothing else alive
+        with contextlib.ExitStack() as stack:  # what cannot be ended keeps nothing else alive
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             stack.callback(_ip, "link", "del", self.name, check=False)
             for machine in self.machines:

@@ -60,7 +60,7 @@ def each_once(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
 
 
 def folder_names(named: dict[str, Any]) -> dict[str, Any]:
-    """Refuse names that can not be the folders which they become on storage."""
+    """Refuse names that cannot be the folders which they become on storage."""
     if not named:
         raise ValueError("give at least one")
     for name in named:

@@ -159,7 +159,7 @@ def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: can not be read: {error.strerror}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text") from None
     tree = _parse(text, str(path))
@@ -184,5 +184,5 @@ def _parse(text: str, origin: str) -> Any:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or "it can not be parsed"
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
         raise UserError(f"{origin}: not YAML{line}: {problem}") from None

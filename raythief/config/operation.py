@@ -18,7 +18,7 @@ class Workers(Section):
     workers: int = Field(1, ge=0)
     """Number of actors or training workers. 0 works in the process that builds the stage (of a
     sweep, in the trial's), which starts at once and is for what is small; its CPUs and GPUs are
-    then those of that process, and MLflow and Weights & Biases can not be told."""
+    then those of that process, and MLflow and Weights & Biases cannot be told."""
     cpus: float = Field(1.0, gt=0)
     """CPUs of each."""
     gpus: float | None = Field(None, ge=0)
@@ -74,7 +74,7 @@ class TrainingWorkers(Workers):
     def _no_gpu_is_shared(self) -> TrainingWorkers:
         if self.workers > 1 and self.gpus is not None and 0 < self.gpus < 1:
             raise ValueError(
-                "gpus: workers of one training can not share a GPU (NCCL refuses it); give each "
+                "gpus: workers of one training cannot share a GPU (NCCL refuses it); give each "
                 "one, or take one worker"
             )
         return self

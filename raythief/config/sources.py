@@ -88,7 +88,7 @@ class FilesPairs(Section):
     labels: Annotated[tuple[Label, Label, Label] | None, AfterValidator(each_once)] = None
     """Names of the integer labels 0, 1, 2; null where the column already holds names."""
     split: str = "train"
-    """What the file holds; `test` can not serve for selection."""
+    """What the file holds; `test` cannot serve for selection."""
     languages: Annotated[tuple[Language, ...], AfterValidator(each_once)] = ("en",)
     """Languages; more than one needs `{language}` in `path`."""
 
@@ -121,7 +121,7 @@ class QueriesPairs(Section):
 
     source: Literal["queries"]
     """Bought queries that no extractor learns from. The labels are the victim's answers, so that
-    accuracy is agreement with it; they are no gold labels, and can not be `real.train`."""
+    accuracy is agreement with it; they are no gold labels, and cannot be `real.train`."""
     count: int = Field(1000, ge=1)
     """The last so many of `queries.count`, less those that the victim rejected; rows without
     queries (`real.placement: only`) do without the set."""

@@ -118,7 +118,7 @@ class Training(Section):
     """If given, the best weights are kept, else the last."""
     on_collapse: Literal["continue", "stop"] = "continue"
     """Whether a training that has collapsed goes on to its end; it is told in either case, and
-    never begun anew with other random numbers."""
+    never begun again with other random numbers."""
     freeze_embeddings: bool = False
     """Leave the embedding layer as pre-trained."""
     max_tokens: int = Field(256, ge=8)

@@ -64,7 +64,7 @@ def write(storage: Storage, place: Place, *, as_newest: bool = False) -> str:
         as_newest: Have its name mean this run from now on.
 
     Raises:
-        UserError: there is no such run, or its record can not be understood.
+        UserError: there is no such run, or its record cannot be understood.
         KnowsLessError: the report that is there knows more; it stays as it is.
     """
     run = collect(storage, place)
@@ -105,7 +105,7 @@ def headline(storage: Storage, place: Place) -> str:
     """What a run came to, in the sentences that its report begins with.
 
     Raises:
-        UserError: there is no such run, or its record can not be understood.
+        UserError: there is no such run, or its record cannot be understood.
     """
     run = collect(storage, place)
     if sweep := search.search(run):

@@ -137,7 +137,7 @@ def _merged(clauses: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _in_english(thief: Series, parts: Cast) -> tuple[str, str, str] | None:
-    """What it has, in a few words and in full, and where; None if it can not be told."""
+    """What it has, in a few words and in full, and where; None if it cannot be told."""
     english = thief.accuracy(parts.chosen, "en")
     if english and not english.always_above:
         return "no more than chance", "is not above chance", "in English"

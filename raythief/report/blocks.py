@@ -1,7 +1,7 @@
 """What a report is made of, before it becomes HTML or Markdown.
 
 The sections are built once, from these blocks; both templates only walk over them, so that the
-two files can not say different things. Text here is plain: the templates escape it.
+two files cannot say different things. Text here is plain: the templates escape it.
 """
 
 from __future__ import annotations

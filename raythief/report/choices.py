@@ -161,7 +161,7 @@ def findings(found: Search) -> list[Finding]:
             f"({counted(len(own), 'pair')}{', all that is left' if lone else ''})"
         )
     shows, unclear, absent = (listed(details[kind]) for kind in ("shows", "unclear", "absent"))
-    noise = "can not be told apart from noise"
+    noise = "cannot be told apart from noise"
     end = f" {said}" if said else ""
     if absent:
         rest = f"; elsewhere: {listed(details['shows'] + details['unclear'])}"

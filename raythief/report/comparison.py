@@ -93,7 +93,7 @@ def _reference() -> Section:
     row = paper.find("table2", "XLMR-Large, 0 %")
     assert row is not None and row.elsewhere is not None  # a row of our own table
     text = (
-        "This run is in miniature: a small made-up task and small models, so its numbers can not "
+        "This run is in miniature: a small made-up task and small models, so its numbers cannot "
         "be set against the paper's. For reference only: at full size the paper reports "
         f"{row.accuracy['en']} % in English and {row.elsewhere:.1f} % on average in 14 other "
         "languages for gibberish alone (XNLI, RoBERTa-Large to XLMR-Large)."
@@ -154,8 +154,8 @@ def _compared(
 
 
 def _gap(ours: Measure, theirs: float, items: int) -> tuple[float, float, float]:
-    """Ours less theirs, as if test items had been drawn for each anew, and the luck of our seeds
-    where there are several."""
+    """Ours less theirs, as if test items had been drawn separately for each, and the luck of our
+    seeds where there are several."""
     low, high = wilson(theirs, items)
     half = math.hypot(ours.items, (high - low) / 2, student(ours.values) or 0.0)
     gap = ours.mean - theirs

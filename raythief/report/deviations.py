@@ -113,7 +113,7 @@ def _corpus(spec: Spec, row: paper.Row | None) -> Iterator[str]:
                 "WikiText-103's training text."
             )
         elif corpus.cleaning == "plain":
-            yield "Words are split anew (cleaning: plain), and are not WikiText's tokens."
+            yield "Words are split by our own rules (cleaning: plain), not as WikiText does it."
     if corpus.source != "miniature" and corpus.cleaning == "wikitext":
         yield (
             "Words are joined at WikiText's marks (cleaning: wikitext), so that compounds count as "

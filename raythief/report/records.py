@@ -230,7 +230,7 @@ def collect(storage: Storage, place: Place) -> Run:
     """Read a run.
 
     Raises:
-        UserError: its record is not there, or can not be understood.
+        UserError: its record is not there, or cannot be understood.
     """
     record = read_record(storage, place)
     complaints: list[str] = []
@@ -263,7 +263,7 @@ def read_record(storage: Storage, place: Place) -> Record:
     """Read a run's record.
 
     Raises:
-        UserError: it is not there, or can not be understood.
+        UserError: it is not there, or cannot be understood.
     """
     path = f"{storage.root}/{place.record}"
     content = storage.read_bytes(place.record)
@@ -285,7 +285,7 @@ def _artifact(storage: Storage, stage: str, path: str) -> tuple[Artifact | None,
             return None, "it is missing, archived or deleted"
         manifest = Manifest.model_validate(json.loads(content.decode("utf-8")))
     except OSError as error:
-        return None, f"it can not be read: {first_line(error)}"
+        return None, f"it cannot be read: {first_line(error)}"
     except ValidationError as error:
         return None, f"it is damaged: {_fault(error)}"
     except ValueError:

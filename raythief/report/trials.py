@@ -97,7 +97,7 @@ class Pick:
     score: float
     """By the rule itself."""
     equals: int
-    """How many others the rule can not tell from it."""
+    """How many others the rule cannot tell from it."""
     loss: Gap
     """The best configuration's objective less this one's."""
 

@@ -253,7 +253,7 @@ def _on_head(here: bool, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _check_cluster(options: config.Serve) -> None:
-    """Leave other people's servers alone: two Serves can not share a cluster."""
+    """Leave other people's servers alone: two Serves cannot share a cluster."""
     found = serve.status()
     if found.proxies or found.applications:
         raise UserError(

@@ -55,7 +55,7 @@ def submit(
     """Check a spec and the cluster, run the spec there, and follow its log.
 
     The same submission given again attaches to the job that runs, or tells how it ended; one that
-    failed or was stopped is submitted anew, and goes on where it was.
+    failed or was stopped is submitted again, and goes on where it was.
 
     Args:
         path: The spec.
@@ -259,7 +259,7 @@ def _preflight(
 def _look(client: JobSubmissionClient, package: Package, console: Console) -> dict[str, Any]:
     """Run the preflight job to its end, and take what it found.
 
-    It is not deleted: Ray 2.60 would then record it anew, as failed.
+    It is not deleted: Ray 2.60 would then record it again, as failed.
     """
     job = f"preflight-{uuid.uuid4().hex[:12]}"
     with console.status("looking at the cluster from within"):

@@ -56,7 +56,7 @@ def look(command: str, path: str, overrides: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ImportError: a dependency is missing here.
-        UserError: it is missing on a node, or a node can not write the storage, or sees another
+        UserError: it is missing on a node, or a node cannot write the storage, or sees another
             one; or whatever `raythief run` itself refuses.
     """
     import ray
@@ -117,7 +117,7 @@ def _everywhere(nodes: Sequence[dict[str, Any]], task: Callable[..., str], *give
             complaint = ray.get(ref)
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error  # what the task raised, if it did
-            complaint = f"{{node}} can not be looked at: {first_line(cause)}"
+            complaint = f"{{node}} cannot be looked at: {first_line(cause)}"
         if complaint:
             raise UserError(complaint.replace("{node}", _names([node])))
 
@@ -162,7 +162,7 @@ def _write(node: str, location: str, folder: str) -> str:
         return f"{error} (on {{node}})"
     except OSError as error:
         reason = error.strerror or first_line(error)
-        return f"storage: {location} can not be written from {{node}}: {reason}"
+        return f"storage: {location} cannot be written from {{node}}: {reason}"
     return ""
 
 
@@ -192,7 +192,7 @@ def _remove(node: str, location: str, folder: str) -> str:
 
 
 def _lacking(error: ImportError) -> str:
-    what = f"lacks `{error.name}`" if error.name else f"can not import all it needs ({error})"
+    what = f"lacks `{error.name}`" if error.name else f"cannot import all it needs ({error})"
     return (
         f"{what} in {sys.executable} ({platform.python_version()}); install this package's "
         "dependencies on every node (`pip install .` from the repository) and start Ray there "

@@ -129,7 +129,7 @@ def rows(spec: Spec) -> list[runs.Row]:
     _check(spec)
     if spec.sweep.searcher != "random":
         raise UserError(
-            "sweep.searcher: optuna chooses its trials as it goes, so they can not be planned; "
+            "sweep.searcher: optuna chooses its trials as it goes, so they cannot be planned; "
             "plan with --set sweep.searcher=random, which tries as many"
         )
     return _rows(spec, space.points(spec.sweep, spec.seed), missing_ok=True)

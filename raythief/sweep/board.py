@@ -156,7 +156,7 @@ class Board(tune.Callback):
         self.live.stop()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune saves its callbacks with the experiment; a terminal can not go along."""
+        """Tune saves its callbacks with the experiment; a terminal cannot go along."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:

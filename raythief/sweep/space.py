@@ -19,7 +19,7 @@ Point = dict[str, Any]
 """Values of the parameters that apply, by field."""
 STEPS = "extractor.training.steps"
 DIGITS = 4
-"""Significant digits of a random number: more can not be told apart, nor read."""
+"""Significant digits of a random number: more cannot be told apart, nor read."""
 
 
 def points(sweep: Sweep, seed: int) -> list[Point]:
@@ -65,7 +65,7 @@ def chosen(spec: Spec, point: Mapping[str, Any]) -> Spec:
         tree = merge(tree, nest({"extractor.training.selection": look}))
         if validate(tree, "sweep.parameters").real.training is not None:  # of the point, maybe
             tree = merge(tree, nest({"real.training.selection": look}))
-    validate(tree, "sweep.parameters")  # with the sweep: some points can not be judged by it
+    validate(tree, "sweep.parameters")  # with the sweep: some points cannot be judged by it
     return validate({name: value for name, value in tree.items() if name != "sweep"}, "")
 
 

@@ -128,7 +128,7 @@ def held_out(count: int, selection: Selection, seed: int) -> NDArray[np.int64]:
         UserError: there is only one row.
     """
     if count < 2:
-        raise UserError("selection.held_out: a single example can not be held out; give more")
+        raise UserError("selection.held_out: a single example cannot be held out; give more")
     share = min(max(selection.held_out, 1 / count), 1 - 1 / count)
     return nli.nested_subset(count, share, seed)
 

@@ -55,7 +55,7 @@ def worker_loop(config: Mapping[str, Any]) -> None:
     """Train from the last checkpoint, or from the beginning, to the end.
 
     Raises:
-        UserError: the GPU's memory does not hold the model, or a single row; or it can not be
+        UserError: the GPU's memory does not hold the model, or a single row; or it cannot be
             compiled.
         memory.SmallerError: it holds no micro-batch of this size, and several workers share it.
     """

@@ -1,7 +1,7 @@
 """What a training does where a GPU's memory does not hold a micro-batch: it takes smaller ones.
 
 A model that is whole on its only worker goes through the step again at once. A worker of several
-can not, nor one whose model is sharded: the others wait in a collective that it has left. It
+cannot, nor one whose model is sharded: the others wait in a collective that it has left. It
 leaves a note of what is to be tried next, and the training begins again from its last checkpoint.
 """
 

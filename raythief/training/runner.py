@@ -34,8 +34,9 @@ class StoppedError(Exception):
 
 
 class _NoSecondTry(ray.train.UserCallback):
-    """Ends a training where Ray Train would take for a crash what is none: at a user's mistake,
-    which workers that are started anew only meet again, and where it is to begin again."""
+    """Ends a training at what Ray Train would mistake for a crash: a user's mistake, which
+    restarted workers would meet too, and a batch that does not fit, after which we start it again.
+    """
 
     def after_exception(
         self, run_context: Any, worker_exceptions: Mapping[int, BaseException]

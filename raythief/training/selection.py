@@ -52,7 +52,7 @@ class Judge:
             and ``elsewhere``, the mean over the others.
 
         All workers must call this; each goes through as many batches, because those of a sharded
-        model can not go on without each other.
+        model cannot go on without each other.
         """
         model.eval()
         right, short = self._right(model)

@@ -61,7 +61,7 @@ class State:
     ) -> State:
         """From what ``entries`` gave; all workers must call this."""
         steps = parallel.gathered(kept["step"])
-        if len(set(steps)) > 1:  # Ray Train starts the workers anew
+        if len(set(steps)) > 1:  # Ray Train starts the workers again
             raise RuntimeError(f"the workers read checkpoints of different steps: {steps}")
         parallel.take_weights(model, kept["model"])
         parallel.take_moments(model, optimizer, kept["optimizer"])
@@ -183,4 +183,4 @@ def load(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
         # What a file cut short gives; a storage that does not answer is another OSError.
         except (FileNotFoundError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
             log.warning("%s/%s is damaged, the one before is taken: %s", place, name, error)
-    raise UserError(f"{place}: all checkpoints are damaged; delete the folder to train anew")
+    raise UserError(f"{place}: all checkpoints are damaged; delete the folder to train again")

@@ -1,7 +1,7 @@
 """What a training tells to MLflow and to Weights & Biases, from Ray Train's controller.
 
 They are told at each checkpoint what the loss curve gained since the one before, so a run that was
-killed and goes on tells nothing twice. A tracker that can not be reached costs its own curve and
+killed and goes on tells nothing twice. A tracker that cannot be reached costs its own curve and
 a warning, never the training.
 """
 
@@ -75,7 +75,7 @@ class Tracker(ray.train.UserCallback, ABC):
 
     @abstractmethod
     def failures(self) -> tuple[type[Exception], ...]:
-        """What its client raises where the service can not be reached."""
+        """What its client raises where the service cannot be reached."""
 
     @abstractmethod
     def tell(self, points: Sequence[Mapping[str, float]], last: bool) -> None:

@@ -44,7 +44,7 @@ def nodes() -> Iterator[dict[str, str]]:
 def told(place: Path, **workers: Any) -> list[dict[str, Any]]:
     """What actors tell of themselves, on nodes whose torch would find GPUs."""
 
-    class Where(sharding.ShardWorker):  # here, because workers can not import this file
+    class Where(sharding.ShardWorker):  # here, because workers cannot import this file
         def work(self, shard: sharding.Shard) -> tuple[pa.Table, Mapping[str, Any]]:
             torch.cuda.is_available = lambda: True
             found = {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid()}

@@ -38,7 +38,7 @@ SWEEP: dict[str, Any] = {
     "resources__inference": {"workers": 1},
     "resources__training": {"workers": 0},
     "costs": {"budget": BUDGET, "query_usd": PRICE},
-    # A single real example can not be held out: the first trial fails.
+    # A single real example cannot be held out: the first trial fails.
     "sweep": {"concurrent": 1, "parameters": {"real.fraction": {"grid": [0.0034, 0.1]}}},
 }
 READ = {

@@ -113,7 +113,7 @@ REFUSALS = {
     ),
     "storage": (
         ["--set", "storage=/proc/raythief"],
-        "on the cluster: storage: /proc/raythief can not be written: ",
+        "on the cluster: storage: /proc/raythief cannot be written: ",
     ),
 }
 

@@ -227,7 +227,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(spec: Path, tmp_path: Path
 def test_repetitions_count_by_their_mean_and_a_failed_trial_stops_no_other(
     spec: Path, tmp_path: Path
 ) -> None:
-    """A single real example can not be held out, which is found only when it is read."""
+    """A single real example cannot be held out, which is found only when it is read."""
     record = run(
         spec,
         "sweep.repeats=2",
@@ -236,7 +236,7 @@ def test_repetitions_count_by_their_mean_and_a_failed_trial_stops_no_other(
     )
     failed, *done = record["rows"]
     assert failed["status"] == "failed"
-    assert "a single example can not be held out" in failed["error"]
+    assert "a single example cannot be held out" in failed["error"]
     assert [(row["status"], row["repeat"], row["seed"]) for row in done] == [
         ("done", 0, 0),
         ("done", 1, 1),

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_ray")
 
 
 def trained(file: Path, storage: Path, copy: Path, *changes: str, workers: int = 0) -> tuple:
-    """Weights and manifest results of an extractor that is trained anew, with some changes."""
+    """Weights and manifest results of an extractor that is trained again, with some changes."""
     shutil.copytree(storage, copy)
     shutil.rmtree(copy / "extractor")
     record = run_spec(
@@ -64,7 +64,7 @@ def test_micro_batches_do_not_change_what_is_learned(whole: Whole, tmp_path: Pat
 
 @pytest.mark.slow
 def test_probabilities_are_bought_and_learned_from(whole: Whole, tmp_path: Path) -> None:
-    """Labels with probabilities are labels of another kind: they are bought anew, and the same."""
+    """Labels with probabilities are labels of another kind: they are bought again, and the same."""
     file, storage, _ = whole
     copy = tmp_path / "soft"
     shutil.copytree(storage, copy)

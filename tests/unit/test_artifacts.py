@@ -308,7 +308,7 @@ def test_no_stage_is_built_from_a_damaged_input(
         Stage("next", {}, never, {"source": source}).ensure(storage)
 
 
-def test_a_deleted_artifact_is_built_anew(finished: Artifact, storage: Storage):
+def test_a_deleted_artifact_is_built_again(finished: Artifact, storage: Storage):
     altered(folder(finished))
     for file in folder(finished).iterdir():
         file.unlink()
@@ -497,7 +497,7 @@ def test_relative_places_are_fixed_when_they_are_named(
 
 
 def test_an_address_that_pyarrow_does_not_know_is_told():
-    with pytest.raises(UserError, match="storage: ftp://host/path can not be opened"):
+    with pytest.raises(UserError, match="storage: ftp://host/path cannot be opened"):
         _ = Storage.at("ftp://host/path").fs
 
 

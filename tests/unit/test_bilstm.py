@@ -258,7 +258,7 @@ def test_an_ill_formed_file_is_told_by_field_and_name(tmp_path: Path, text: str,
 @pytest.mark.parametrize(("name", "content"), [("a.vec", b"\xff\xfe1 2"), ("a.vec.gz", b"1 2\n")])
 def test_what_is_no_text_is_refused(tmp_path: Path, name: str, content: bytes):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match="can not be read as text"):
+    with pytest.raises(UserError, match="cannot be read as text"):
         wordvectors.read(tmp_path / name, 100)
 
 

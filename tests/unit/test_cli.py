@@ -200,7 +200,7 @@ def test_a_spec_that_is_not_there_is_one_line(
     for command in ("run", "plan", "sweep"):
         code, out, err = call(command, str(file))
         assert (code, out) == (2, "")
-        assert err == f"raythief: {file}: can not be read: No such file or directory\n"
+        assert err == f"raythief: {file}: cannot be read: No such file or directory\n"
 
 
 def test_a_report_of_what_never_ran_is_one_line(
@@ -367,7 +367,7 @@ def test_an_output_that_takes_no_more_is_one_line(data: Path, arguments: list[st
         )
     assert done.returncode == 1
     fault = "No space left on device"
-    assert done.stderr == f"raythief: standard output can not be written: {fault}\n"
+    assert done.stderr == f"raythief: standard output cannot be written: {fault}\n"
 
 
 def test_a_reader_that_leaves_is_no_fault():

@@ -337,7 +337,7 @@ def test_what_is_no_mapping_is_told(tmp_path: Path, text: str):
 
 def test_a_file_that_can_not_be_read_is_named(tmp_path: Path):
     for path in (tmp_path / "absent.yaml", tmp_path):
-        with pytest.raises(UserError, match="can not be read") as caught:
+        with pytest.raises(UserError, match="cannot be read") as caught:
             load(path)
         assert str(path) in str(caught.value)
 
@@ -608,7 +608,7 @@ def test_a_spec_is_laid_over_the_one_that_it_extends(tmp_path: Path):
 @pytest.mark.parametrize(
     ("base", "sentence"),
     [
-        ("none.yaml", "can not be read"),
+        ("none.yaml", "cannot be read"),
         ("spec.yaml", "extends this file in turn"),
         ("other.yaml", "extends this file in turn"),
         ("[a.yaml]", "name one spec file"),

@@ -255,7 +255,7 @@ def test_bad_files_are_told(tmp_path: Path):
     pq.write_table(pa.table({"text": [1], "body": ["a"]}), tmp_path / "numbers.parquet")
     for corpus, told in [
         (at("latin.txt"), r"corpus\.path: .*latin\.txt is not UTF-8"),
-        (at("torn.parquet"), r"corpus\.path: .*torn\.parquet can not be read as parquet"),
+        (at("torn.parquet"), r"corpus\.path: .*torn\.parquet cannot be read as parquet"),
         (at("numbers.parquet"), r"corpus\.column: column `text` of .* holds int64, not text"),
         (at("numbers.parquet", column="words"), r"corpus\.column: .* no column `words`, only text"),
     ]:
@@ -363,7 +363,7 @@ def test_a_torn_archive_is_told(tmp_path: Path):
     whole = gzip.compress(b"text\n" + bytes(range(48, 58)) * 9)
     for name, content in {"a.csv.gz": whole[:-12], "b.jsonl.gz": b"no archive"}.items():
         (tmp_path / name).write_bytes(content)
-        assert told_of(tmp_path / name).startswith("corpus.path: FILE can not be read: ")
+        assert told_of(tmp_path / name).startswith("corpus.path: FILE cannot be read: ")
 
 
 def test_parquet_whose_text_is_no_utf8_is_told_with_its_row(
@@ -385,7 +385,7 @@ def test_parquet_that_is_damaged_in_its_middle_is_told(tmp_path: Path):
     content = bytearray(file.read_bytes())
     content[4:40] = bytes(36)
     file.write_bytes(content)
-    assert told_of(file).startswith("corpus.path: FILE can not be read as parquet: ")
+    assert told_of(file).startswith("corpus.path: FILE cannot be read as parquet: ")
 
 
 def test_hub_corpora_are_read_at_their_pinned_commit(monkeypatch: pytest.MonkeyPatch):

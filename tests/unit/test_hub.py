@@ -243,7 +243,7 @@ print(json.dumps(told(lambda: hub.dataset(
 """
     assert run(read.format(COMMIT)) == 60
     server.close()
-    one_sentence(run(read.format(OTHER)), "nyu-mll/multi_nli", "can not be reached")
+    one_sentence(run(read.format(OTHER)), "nyu-mll/multi_nli", "cannot be reached")
 
 
 # --- failures ---------------------------------------------------------------------------------
@@ -261,8 +261,8 @@ print(json.dumps([time.monotonic() - start, model, data]))
 """
     )
     assert seconds < 10
-    one_sentence(model, VICTIM, "can not be reached", "HF_ENDPOINT")
-    one_sentence(data, "facebook/xnli", "can not be reached")
+    one_sentence(model, VICTIM, "cannot be reached", "HF_ENDPOINT")
+    one_sentence(data, "facebook/xnli", "cannot be reached")
 
 
 def test_a_hub_that_never_answers_is_given_up_soon(
@@ -279,7 +279,7 @@ print(json.dumps([time.monotonic() - start, message]))
 """
     )
     assert seconds < 20
-    one_sentence(message, VICTIM, "can not be reached")
+    one_sentence(message, VICTIM, "cannot be reached")
 
 
 def test_every_refusal_is_one_sentence(server: hub_server.HubServer, run: Run) -> None:

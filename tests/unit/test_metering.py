@@ -60,10 +60,10 @@ def test_without_a_budget_everything_is_granted(storage: Storage, labels: Artifa
 
 def test_a_new_meter_knows_what_an_old_one_granted(storage: Storage, labels: Artifact) -> None:
     opened(storage, labels, budget=10).take(labels.path, 7, 7)
-    started_anew = Meter(
+    started_again = Meter(
         storage, Costs(budget=10), [labels.stage]
     )  # after its node was lost: nobody opens again
-    assert started_anew.take(labels.path, 1, 10) == 3
+    assert started_again.take(labels.path, 1, 10) == 3
     next_run = opened(storage, labels, budget=12)
     assert next_run.take(labels.path, 1, 10) == 2
 

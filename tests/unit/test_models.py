@@ -312,7 +312,7 @@ def test_an_attention_that_a_model_has_not_is_refused(
         UserError, match=f"{attention} is not to be had for victim.model, .*deberta"
     ):
         models.check_attention(models.Source(path=str(folder)), attention, "victim.model")
-    with pytest.raises(UserError, match=f"attention: {attention} can not be had for .*deberta"):
+    with pytest.raises(UserError, match=f"attention: {attention} cannot be had for .*deberta"):
         models.classifier(folder, attention)
     for one in ("auto", "eager"):
         models.check_attention(models.Source(path=str(folder)), one, "victim.model")
@@ -322,7 +322,7 @@ def test_an_attention_that_a_model_has_not_is_refused(
 
 def test_a_worker_without_the_package_or_the_gpu_says_so(tmp_path: Path) -> None:
     head = hub_server.tiny_victim(tmp_path / "victim")
-    with pytest.raises(UserError, match=r"flash_attention_2 can not be had .* installed"):
+    with pytest.raises(UserError, match=r"flash_attention_2 cannot be had .* installed"):
         models.classifier(head, "flash_attention_2")
     with pytest.raises(UserError, match="computes in bfloat16 on a GPU, and this worker has"):
         Classifier(models.Source(path=str(head)), Inference(attention="flash_attention_2"), 1)

@@ -134,7 +134,7 @@ def test_a_file_that_is_missing_or_no_parquet(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"^{FIELD}.path: .*pairs.parquet is no file"):
         read(tmp_path)
     (tmp_path / "pairs.parquet").write_text("premise,hypothesis,label\n")
-    with pytest.raises(UserError, match=f"^{FIELD}: .*pairs.parquet can not be read"):
+    with pytest.raises(UserError, match=f"^{FIELD}: .*pairs.parquet cannot be read"):
         read(tmp_path)
 
 

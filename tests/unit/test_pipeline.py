@@ -1,4 +1,4 @@
-"""From a spec to stages: what rows of a table share, and what a change of the spec makes anew."""
+"""From a spec to stages: what rows of a table share, and what a change of the spec makes again."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_shares_of_real_data_are_different_stages():
     assert len(set(found)) == len(found)
 
 
-# --- what a change makes anew -----------------------------------------------------------------
+# --- what a change makes again -----------------------------------------------------------------
 
 AFTER_VICTIM = {"victim", "victim_evaluation", "labels", "extractor", "evaluation"}
 AFTER_QUERIES = {"queries", "labels", "extractor", "evaluation"}

@@ -575,7 +575,7 @@ def test_data_that_no_row_needs_may_be_missing(tmp_path: Path):
 
 def test_a_file_that_is_no_parquet_is_told_in_a_plan(tmp_path: Path):
     (tmp_path / "mnli.parquet").write_text("no parquet")
-    with pytest.raises(UserError, match=r"^real\.train: .*mnli\.parquet can not be read"):
+    with pytest.raises(UserError, match=r"^real\.train: .*mnli\.parquet cannot be read"):
         shown(spec(tmp_path, real=OWN["real"], data_root=str(tmp_path)))
 
 

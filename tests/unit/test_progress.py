@@ -24,7 +24,7 @@ def test_a_log_says_now_and_then_how_far_a_stage_is_and_what_is_left(
         for seconds, done, total, note in [
             (10, 150, 300, "encoding"),  # too early to say
             (31, 300, 300, "encoding"),
-            (40, 0, 2000, "rate 1e-5"),  # counts anew
+            (40, 0, 2000, "rate 1e-5"),  # counts again
             (70, 500, 2000, "rate 1e-4"),
             (75, 600, 2000, "rate 1e-4"),
             (101, 1000, 2000, ""),

@@ -791,7 +791,7 @@ def test_names_that_match_no_row_are_told_the_rows(tmp_path: Path) -> None:
 
 
 def test_the_miniature_says_that_it_is_one(complete: Path) -> None:
-    assert "its numbers can not be set against the paper's" in text_of(complete)
+    assert "its numbers cannot be set against the paper's" in text_of(complete)
 
 
 # --- what is missing or damaged -----------------------------------------------------------------
@@ -824,7 +824,7 @@ def test_the_papers_specs_depart_from_it_in_nothing(name: str) -> None:
         ({"vocabulary.top_k": 3000}, "Only the 3,000 commonest words are drawn"),
         ({"vocabulary.max_words": 12}, "Sentences have 12 words at most, not 59"),
         ({"corpus": {"source": "hub", "cleaning": "wikitext"}}, "Words are joined at WikiText's"),
-        ({"corpus": {"source": "hub", "cleaning": "plain"}}, "Words are split anew"),
+        ({"corpus": {"source": "hub", "cleaning": "plain"}}, "Words are split by our own rules"),
         (
             {"corpus": {"source": "hub", "split": "test"}},
             "Words are of Salesforce/wikitext (wikitext-103-raw-v1, test), not",

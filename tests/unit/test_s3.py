@@ -108,9 +108,9 @@ def test_a_machine_holds_one_copy_of_a_folder_and_of_another_build_another(
         copies.append(artifact.local("model"))
     assert copies[0] == copies[1]
     storage.fs.delete_dir(artifact.absolute)
-    anew, built = Stage("s", {}, writes(**{"model/a": b"beta"})).ensure(storage)
+    again, built = Stage("s", {}, writes(**{"model/a": b"beta"})).ensure(storage)
     assert built
-    assert [(copy / "a").read_bytes() for copy in (copies[0], anew.local("model"))] == [
+    assert [(copy / "a").read_bytes() for copy in (copies[0], again.local("model"))] == [
         b"alpha", b"beta",
     ]  # fmt: skip
 
@@ -365,7 +365,7 @@ def test_what_an_address_can_not_say_is_told(address: str, fault: str) -> None:
     with pytest.raises(UserError) as caught:
         _ = Storage.at(f"s3://{address}").fs
     shown = address.partition("?")[0]
-    assert str(caught.value).startswith(f"storage: s3://{shown} can not be opened: {fault}")
+    assert str(caught.value).startswith(f"storage: s3://{shown} cannot be opened: {fault}")
 
 
 def test_a_store_that_fails_while_it_is_written_is_told(
@@ -379,5 +379,5 @@ def test_a_store_that_fails_while_it_is_written_is_told(
 
     _ = storage.fs
     monkeypatch.setattr(S3Response, "put_object", denied)
-    with pytest.raises(UserError, match=r"can not be written: .* refuses the credentials"):
+    with pytest.raises(UserError, match=r"cannot be written: .* refuses the credentials"):
         storage.check_writable()

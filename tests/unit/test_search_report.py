@@ -260,7 +260,7 @@ def test_stopped_failed_running_and_collapsed_trials_are_told_and_none_is_lost(
     rows = numbers(folder, "Configurations, best first")
     assert [row[0] for row in rows] == ["t004", "t000", "t001", "t002", "t003"]
     assert [row[4] for row in rows] == ["done", "done, collapsed", "stopped", "failed", "running"]
-    # What was stopped is not evaluated, and can not be best however well it looked.
+    # What was stopped is not evaluated, and cannot be best however well it looked.
     assert rows[2][2] == "95.0‡" and "‡ the last look of a trial that was stopped" in text
     assert "CUDA out of memory" in text
     assert "names no evaluation" not in text
@@ -439,7 +439,7 @@ def test_pairs_are_equal_in_all_else_and_their_interval_is_students(tmp_path: Pa
     text = text_of(folder)
     assert "3 trials have no partner" in text
     assert f"+4.0 ± {half:.1f} points with 1 % of it (3 pairs)" in text
-    assert "can not be told apart from noise" in text
+    assert "cannot be told apart from noise" in text
     assert len(sheet(folder, "pairs.csv")) == 3
 
 
@@ -509,7 +509,7 @@ def test_a_pair_that_the_scheduler_alone_left_shows_nothing(tmp_path: Path) -> N
     stopped(sweep, 1, "after", "extractor")
     text = text_of(sweep.report())
     assert "beats mixing it in" not in text
-    assert "can not be told apart from noise" in text
+    assert "cannot be told apart from noise" in text
     assert "(1 pair, all that is left)" in text
 
 

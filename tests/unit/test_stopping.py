@@ -95,7 +95,7 @@ def test_a_look_is_ranked_among_its_kind_at_its_step() -> None:
     assert told(scheduler, "after", 0.5, "gibberish", 20) == "CONTINUE"  # the first of its kind
     assert told(scheduler, "worse", 0.4, "gibberish", 10) == "CONTINUE"  # grace
     assert told(scheduler, "worse", 0.4, "gibberish", 20) == "STOP"
-    # Its next training begins anew, and is ranked there by its own steps.
+    # Its next training begins again, and is ranked there by its own steps.
     assert told(scheduler, "after", 0.6, "after", 10) == "CONTINUE"
     assert told(scheduler, "after", 0.6, "after", 20) == "CONTINUE"
     assert told(scheduler, "other", 0.5, "after", 20) == "STOP"

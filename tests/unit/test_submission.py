@@ -303,7 +303,7 @@ def test_gpus_that_the_cluster_may_come_to_have_are_told(
         ([JobStatus.FAILED, JobStatus.RUNNING], None),
     ],
 )
-def test_only_what_failed_or_was_stopped_is_submitted_anew(
+def test_only_what_failed_or_was_stopped_is_submitted_again(
     earlier: list[JobStatus],
     sent: str | None,
     path: Path,
@@ -457,7 +457,7 @@ def test_a_storage_that_is_not_the_same_everywhere_is_told(tmp_path: Path):
     (tmp_path / "file").touch()
     below = f"{tmp_path}/file/storage"
     assert preflight._write("n1", below, "look").startswith(
-        f"storage: {below} can not be written from {{node}}: "
+        f"storage: {below} cannot be written from {{node}}: "
     )
 
 
@@ -474,7 +474,7 @@ def test_a_node_that_can_not_be_looked_at_is_named_with_the_reason(
     node = {"NodeID": "abcdef123456", "NodeManagerAddress": "10.0.0.7"}
     with pytest.raises(UserError) as caught:
         preflight._everywhere([node], preflight._import)
-    assert str(caught.value) == "node 10.0.0.7 (abcdef) can not be looked at: not yours"
+    assert str(caught.value) == "node 10.0.0.7 (abcdef) cannot be looked at: not yours"
 
 
 def test_the_preflight_refuses_what_a_plan_only_calls_missing(

@@ -335,7 +335,7 @@ def test_a_tokenizer_that_cuts_at_the_other_end_shares_no_tokens(encoder: Path) 
 
 
 def test_a_tokenizer_that_was_used_before_shares_its_tokens(encoder: Path) -> None:
-    """It remembers how it cut and padded last, which each call says anew."""
+    """It remembers how it cut and padded last; each call sets that itself."""
     job = training_jobs.job(encoder, "any")
     [examples] = job.examples
     tokenizer = models.tokenizer(job.source.local())
