@@ -58,6 +58,7 @@ from transformers import (
 
 from raythief import (
     accelerators,
+    asking,
     clusters,
     config,
     encoding,
@@ -209,7 +210,7 @@ def label(
     meter = metering.start(storage, Costs())
     workers = Resources(inference=Workers(workers=1, cpus=cpus))
     found = labeling.build(
-        target, asked_for(count), labeling.Texts(made, "", gibberish=True),
+        target, asked_for(count), asking.Texts(made, "", gibberish=True),
         models.Source(path=str(folder)), None, how, workers, silent, words=words, worker=worker,
     )  # fmt: skip
     del meter

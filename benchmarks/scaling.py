@@ -39,7 +39,7 @@ import torch
 from generation import synthetic
 from labeling import asked_for, first_query, save_model
 
-from raythief import clusters, config, labeling, metering, models, queries, sharding
+from raythief import asking, clusters, config, labeling, metering, models, queries, sharding
 from raythief.api import Remote
 from raythief.artifacts import WORK, Storage
 from raythief.config import Api, Costs, Inference, Resources, Workers
@@ -100,7 +100,7 @@ def label(
         one = asked_for(rows.num_rows, "api" if isinstance(victim, Remote) else "model")
         with first_query(one.at(storage)) as began:
             labeling.build(
-                target, one, labeling.Texts(made, "", gibberish=True), victim, None, how,
+                target, one, asking.Texts(made, "", gibberish=True), victim, None, how,
                 Resources(inference=actors), silent, worker=gathered,
             )  # fmt: skip
             ended = time.perf_counter()

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raythief import labeling, models, results, sharding
+from raythief import asking, models, results, sharding
 from raythief.answers import Answers
 from raythief.api import Remote
 from raythief.artifacts import Artifact
@@ -24,7 +24,7 @@ Z_95 = 1.959963984540054
 """Quantile of the normal distribution for a two-sided 95 % interval."""
 
 
-class Evaluation(labeling.Labeling):
+class Evaluation(asking.Asking):
     """An actor with the model under test in it."""
 
 
@@ -63,13 +63,13 @@ def build(
     asked = [
         (
             dataclasses.replace(wanted[place], count=table.num_rows),
-            labeling.Texts(sets[name][0], f"{language}.parquet", language),
+            asking.Texts(sets[name][0], f"{language}.parquet", language),
         )
         for place, table in gold.items()
         for name, _, language in [place.partition("/")]
     ]
     remote = isinstance(source, Remote)
-    given = labeling.ask(
+    given = asking.ask(
         target.storage, asked, source, labels, inference, resources, tell,
         buys=remote, worker=Evaluation,
     )  # fmt: skip
@@ -90,12 +90,12 @@ def build(
         found[name] = {
             language: _measured(target, f"{name}/{language}", judge) for language in languages
         }
-    computed = labeling.computed([part for one in given for part in one.statistics])
+    computed = asking.computed([part for one in given for part in one.statistics])
     bought: dict[str, Any] = {}
     if remote:
-        labeling.write_rejected(target, given)
+        asking.write_rejected(target, given)
         paths = tuple(one.path for one, _ in asked)
-        bought = {"answers": paths, **labeling.tally(given)}
+        bought = {"answers": paths, **asking.tally(given)}
     count = sum(len(one.statistics) for one in given)
     return results.Evaluation(
         sets=found,

@@ -22,6 +22,7 @@ from raythief import (
     alignment,
     analysis,
     answers,
+    asking,
     cards,
     corpora,
     evaluation,
@@ -286,7 +287,7 @@ class _Chain:
             return labeling.build(
                 target,
                 one,
-                labeling.Texts(given["queries"], "", gibberish=True),
+                asking.Texts(given["queries"], "", gibberish=True),
                 victim.source(given),
                 victim.labels,
                 spec.inference,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raythief import labeling, models
+from raythief import asking, labeling, models
 from raythief.answers import Answers
 from raythief.api import Remote
 from raythief.artifacts import WORK, Artifact
@@ -59,7 +59,7 @@ def build(
     alone = resources.model_copy(
         update={"inference": resources.inference.model_copy(update={"workers": 1})}
     )
-    texts = labeling.Texts(target, f"{WORK}/sample.parquet")
+    texts = asking.Texts(target, f"{WORK}/sample.parquet")
     found = labeling.build(target, one, texts, source, victim.labels, inference, alone, tell)
     right = check_sane(asked, target.read_table()["label"].to_pylist(), victim)
     return Sanity(**dict(found), count=asked.num_rows, accuracy=right / asked.num_rows)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from raythief import bilstm, evaluation, labeling, models
+from raythief import asking, bilstm, evaluation, models
 from raythief.artifacts import Storage
 from raythief.config import LABELS, Inference
 from raythief.errors import UserError
@@ -162,10 +162,10 @@ def test_each_language_is_asked_of_its_own_model_one_held_at_a_time(
             loads.append(source.folder)
             super().__init__(source, *others)
 
-    monkeypatch.setattr(labeling, "Classifier", Counted)
+    monkeypatch.setattr(asking, "Classifier", Counted)
     source = models.Source(artifact=trained, folder="model/{language}")
     texts = {
-        one: labeling.Texts(examples, f"{one}.parquet", language=one) for one in ("en", "de", "hi")
+        one: asking.Texts(examples, f"{one}.parquet", language=one) for one in ("en", "de", "hi")
     }
     actor = evaluation.Evaluation(
         storage.artifact("answers", "f"), texts, source, Inference(), 1, None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from raythief import labeling
+from raythief import asking
 from raythief.errors import UserError
 
 
 @pytest.mark.parametrize("word", ["<s>", "</s>", "<mask>"])
 def test_a_query_with_a_special_token_is_refused(word: str) -> None:
-    labeling.check_plain(["<s>", "</s>", "<mask>"], iter(["a < b", "s > t"]))
+    asking.check_plain(["<s>", "</s>", "<mask>"], iter(["a < b", "s > t"]))
     with pytest.raises(UserError, match=f"queries: a word holds `{word}`"):
-        labeling.check_plain(["<s>", "</s>", "<mask>"], iter(["plain", f"not {word} plain"]))
+        asking.check_plain(["<s>", "</s>", "<mask>"], iter(["plain", f"not {word} plain"]))
