@@ -6,8 +6,7 @@ import contextlib
 import io
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from rich.console import Console
 from test_report import Page, Storage, evaluation, flat, full, small, text_of, written
 
 from conftest import SMALL, folder_of
-from raythief import artifacts, capacity, cli, clusters, runs
+from raythief import artifacts, capacity, clusters, runs
 from raythief.config import Variant, validate
 from raythief.errors import UserError
 from raythief.report import KnowsLessError, diagram, figures
@@ -313,22 +312,6 @@ def test_a_report_that_lacks_nothing_says_nothing_of_it(tmp_path: Path) -> None:
 
 
 # --- which run ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., tuple[int, str, str]]]:
-    """Call the command line in this process; returns exit code, output and errors."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["raythief", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(left.value.code or 0), out, err
-
-    yield run
 
 
 def test_the_report_of_the_newest_or_of_another_run_is_written(
