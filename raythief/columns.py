@@ -19,13 +19,31 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raythief.errors import UserError, first_line
+from raythief.errors import MissingFileError, UserError, first_line
 
 LONGEST_CELL = 2**24
 """Characters of a cell of CSV. What is longer is no text but the rest of a file in which a quote
 was never closed."""
 _ROWS = 4096
 """Rows of parquet that become Python strings at once."""
+
+
+def of_language(root: Path, pattern: str, language: str, told: str) -> Path:
+    """The user's file of one language.
+
+    Args:
+        root: Folder from which a relative path starts.
+        pattern: Path in which ``{language}`` stands for the code.
+        language: The code.
+        told: What to say where there is none; ``{path}`` stands for the path.
+
+    Raises:
+        MissingFileError: there is none.
+    """
+    path = root / pattern.replace("{language}", language)
+    if not path.is_file():
+        raise MissingFileError(told.replace("{path}", str(path)))
+    return path
 
 
 def cells(file: Path, column: str) -> Iterator[str]:

@@ -90,12 +90,8 @@ def file(pairs: FilesPairs, language: str, root: Path, field: str) -> Path:
     Raises:
         MissingFileError: there is none.
     """
-    path = root / pairs.path.replace("{language}", language)
-    if not path.is_file():
-        raise MissingFileError(
-            f"{field}.path: {path} is no file; put it there, or correct the path or `data_root`"
-        )
-    return path
+    told = f"{field}.path: {{path}} is no file; put it there, or correct the path or `data_root`"
+    return columns.of_language(root, pairs.path, language, told)
 
 
 def rows(pairs: EvaluationPairs, root: Path, field: str) -> int:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from raythief import columns, results
 from raythief.artifacts import Artifact
 from raythief.config import FilesParallel, Language, Parallel
-from raythief.errors import MissingFileError, UserError
+from raythief.errors import UserError
 from raythief.progress import Tell
 
 FIELD = "extractor.bilstm.parallel"
@@ -36,13 +36,9 @@ def file(parallel: FilesParallel, field: str, language: str, root: Path) -> Path
     Raises:
         MissingFileError: there is none.
     """
-    path = root / named(parallel)[field].replace("{language}", language)
-    if not path.is_file():
-        raise MissingFileError(
-            f"{FIELD}.{field}: there is no file {path}; put parallel sentences of `{language}` "
-            "there"
-        )
-    return path
+    told = f"{FIELD}.{field}: there is no file {{path}}; put parallel sentences of `{language}` "
+    told += "there"
+    return columns.of_language(root, named(parallel)[field], language, told)
 
 
 def read(parallel: Parallel, language: str, root: Path, seed: int) -> pa.Table:

@@ -15,11 +15,11 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from raythief import bilstm, calls, results
+from raythief import bilstm, calls, columns, results
 from raythief.artifacts import Artifact
 from raythief.bilstm import SPECIAL_TOKENS
 from raythief.config import LANGUAGES, BiLstm, FilesVectors, Language, MiniatureVectors, Spec
-from raythief.errors import MissingFileError, UserError
+from raythief.errors import UserError
 from raythief.progress import Tell
 
 Table = tuple[list[str], NDArray[np.float32]]
@@ -34,12 +34,8 @@ def file(vectors: FilesVectors, language: str, root: Path) -> Path:
     Raises:
         MissingFileError: there is none.
     """
-    path = root / vectors.path.replace("{language}", language)
-    if not path.is_file():
-        raise MissingFileError(
-            f"{FIELD}: there is no file {path}; put the vectors of `{language}` there"
-        )
-    return path
+    told = f"{FIELD}: there is no file {{path}}; put the vectors of `{language}` there"
+    return columns.of_language(root, vectors.path, language, told)
 
 
 def read(path: Path, max_words: int) -> Table:
