@@ -160,6 +160,10 @@ def check_cpus(rows: Sequence[runs.Row], storage: Storage) -> None:
         UserError: the connected cluster has no GPU and none can come, the spec leaves ``gpus``
             open, and a stage would take more than ``CPU_HOURS``.
     """
+    given = [row.variant.spec.resources for row in rows]
+    is_open = any(None in (one.inference.gpus, one.training.gpus) for one in given)
+    if not is_open or accelerators.any_there():  # storage need not be looked through
+        return
     long = [
         step
         for step in steps(rows, storage, Costs(device="CPU"))
