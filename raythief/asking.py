@@ -319,8 +319,8 @@ def ask(
     with lease(place if buys else orders[0].at(storage)):
         for one in orders:
             answers.drop_damaged(one, storage)
-            if buys:
-                takeover.take(one, storage)
+        if buys:
+            takeover.take(orders, storage)
         formats = _formats(orders, storage, inference, resources, remote)
         parts = {
             one.fingerprint: answers.shards(one, storage, inference.rows_per_shard)

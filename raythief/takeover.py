@@ -107,21 +107,20 @@ def _unsettled(orders: Sequence[Answers], storage: Storage) -> Iterator[tuple[st
                     yield one.path, name, content
 
 
-def take(one: Answers, storage: Storage) -> None:
-    """Copy answers that lie elsewhere to where they are kept, if some are missing there. What they
-    cost was counted by ``settle``.
+def take(orders: Sequence[Answers], storage: Storage) -> None:
+    """Copy answers of a model that lie elsewhere to where they are kept, if some are missing there.
+    What they cost was counted by ``settle``.
     """
-    target = one.at(storage)
-    for artifact, folder in _unfinished(one, storage):
-        if answers.there(one, storage) < one.count and not under_way(
-            artifact, but_this_process=True
-        ):
-            _take_unfinished(target, artifact, folder, one)
-    if answers.there(one, storage) >= one.count:
-        return
-    for copy in copies(storage, one.key):
-        if copy.answers.path == one.path and _is_known(copy):
-            _take_copy(target, copy, one)
+    for one in orders:
+        for artifact, folder in _unfinished(one, storage):
+            whose = under_way(artifact, but_this_process=True)
+            if not whose and answers.there(one, storage) < one.count:
+                _take_unfinished(one.at(storage), artifact, folder, one)
+    short = {one.path: one for one in orders if answers.there(one, storage) < one.count}
+    for copy in copies(storage, orders[0].key) if short else ():
+        if copy.answers.path in short and _is_known(copy):
+            one = short[copy.answers.path]
+            _take_copy(one.at(storage), copy, one)
 
 
 def there(one: Answers, storage: Storage) -> int:

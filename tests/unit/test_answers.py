@@ -230,21 +230,21 @@ def test_finished_labels_are_taken_over_whatever_their_number(storage: Storage, 
     assert takeover.unlisted([one], storage) == 13
     takeover.settle([one], storage)
     assert takeover.unlisted([one], storage) == 0  # a ledger tells of them now
-    takeover.take(one, storage)
+    takeover.take([one], storage)
     assert to_do(one, storage) == ([(10, 12)] if count == 12 else [])
     assert metering.spent(storage, one.path) == 13
     bill = metering.account(one.at(storage), sharding.kept(one.at(storage)).values())
     assert (bill.kept, bill.rejected, bill.spent, bill.lost) == (9, 1, 13, 3)
     before = {path: path.stat().st_mtime_ns for path in Path(one.at(storage).absolute).iterdir()}
     takeover.settle([one], storage)
-    takeover.take(one, storage)
+    takeover.take([one], storage)
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_another_victim_s_labels_are_left_alone(storage: Storage) -> None:
     finished_labels(storage)
     other = asked(10, {**API, "api": "model-v2"})
-    takeover.take(other, storage)
+    takeover.take([other], storage)
     assert takeover.there(other, storage) == takeover.unlisted([other], storage) == 0
     wanted_with_scores = asked(10)
     finished = Storage.at(f"{storage.uri}/scores")
@@ -258,7 +258,7 @@ def test_of_damaged_labels_what_is_whole_is_taken_over(storage: Storage) -> None
     os.truncate(lost, lost.stat().st_size - 3)
     one = asked(10)
     assert takeover.there(one, storage) == 5
-    takeover.take(one, storage)
+    takeover.take([one], storage)
     assert to_do(one, storage) == [(5, 8), (8, 10)]
 
 
@@ -275,7 +275,7 @@ def test_an_unfinished_purchase_is_taken_over_with_its_ledgers(storage: Storage)
     assert takeover.unlisted([one], storage) == 9
     for _ in range(2):
         takeover.settle([one], storage)
-        takeover.take(one, storage)
+        takeover.take([one], storage)
     assert takeover.there(one, storage) == 7
     assert takeover.unlisted([one], storage) == 0
     bill = metering.account(one.at(storage), sharding.kept(one.at(storage)).values())
@@ -305,7 +305,7 @@ def test_an_evaluation_of_an_api_is_taken_over_by_set_and_language(storage: Stor
     model, shape = answers.asked(API, {}, None, {}, None)
     texts = answers.labelled("f" * 16, "en")
     one = Answers(model, shape, texts, 3, "victim_evaluation")
-    takeover.take(one, storage)
+    takeover.take([one], storage)
     found = answers.read(one, storage, answers.shards(one, storage, 4))
     assert found.to_pydict() == {"id": [0, 1, 2], "label": ["entailment", None, "neutral"]}
     other = Answers(model, shape, answers.labelled("f" * 16, "de"), 3, "victim_evaluation")
@@ -350,13 +350,13 @@ def test_answers_of_a_model_in_an_unknown_number_format_are_not_mixed_in(storage
     gpu = {"spent": 10, "device": "NVIDIA H100", "label_counts": {"neutral": 10}}
     finished_labels(storage, victim=LOCAL, inference=INFERENCE, results=gpu)
     one = asked(10, LOCAL)
-    takeover.take(one, storage)
+    takeover.take([one], storage)
     assert takeover.there(one, storage) == 0
     cpu = Storage.at(f"{storage.uri}/cpu")
     finished_labels(
         cpu, per_file=4, victim=LOCAL, inference=INFERENCE, results={**gpu, "device": "CPU"}
     )
-    takeover.take(one, cpu)
+    takeover.take([one], cpu)
     assert answers.described(one, cpu)["precision"] == "float32"
     assert takeover.there(one, cpu) == 10
 
@@ -370,5 +370,5 @@ def test_answers_that_are_lost_are_found_again_in_the_labels_made_from_them(
     labels.finish({**manifest, "results": {**manifest["results"], "answers": asked(10).path}})
     one = asked(10)
     assert takeover.unlisted([one], storage) == 0  # a ledger told of them
-    takeover.take(one, storage)
+    takeover.take([one], storage)
     assert to_do(one, storage) == []
